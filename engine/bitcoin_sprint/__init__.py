@@ -1,1 +1,1 @@
-"""Bitcoin Sprint: blocks and transactions in shared memory and on the wire, proved as they arrive."""
+"""Bitcoin Sprint: blocks and transactions, proved, in shared memory and on the wire."""

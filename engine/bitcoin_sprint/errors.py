@@ -9,7 +9,7 @@ from __future__ import annotations
 
 
 class SprintError(Exception):
-    """Anything that Bitcoin Sprint reports as an error. ``exit_code`` is what a command ends with."""
+    """Anything that Bitcoin Sprint reports as an error; a command ends with ``exit_code``."""
 
     exit_code = 1
 
