@@ -24,14 +24,14 @@ test: peers lint
 	@exec $(BIN)/python -m pytest $(ARGS)
 
 peers: .venv/.built
-	@exec $(BIN)/python tests/peers/bring.py
+	@PYTHONPATH=tests exec $(BIN)/python -m peers
 
 lint: .venv/.built
 	@echo "lint: ruff, mypy, C warnings as errors" >&2
 	@$(BIN)/ruff check -q .
 	@$(BIN)/ruff format -q --check .
 	@$(BIN)/mypy
-	@$(BIN)/mypy bench tests/peers
+	@PYTHONPATH=tests $(BIN)/mypy $(wildcard bench) tests/peers
 	@for file in $(C_FILES); do $${CC:-cc} -std=gnu11 $(C_CHECK) $$file || exit 1; done
 	@$${CC:-cc} -std=c11 -Wpedantic $(C_CHECK) -x c native/include/sprint.h
 	@if command -v $${CXX:-c++} >/dev/null; \
