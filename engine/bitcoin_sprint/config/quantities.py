@@ -47,7 +47,8 @@ def format_duration(duration_ns: int) -> str:
             return f"{duration_ns // factor}{unit}"
         tenths = duration_ns * 10
         if unit in ("s", "ms", "µs") and duration_ns > factor and tenths % factor == 0:
-            return f"{tenths / factor / 10:g}{unit}"
+            whole, tenth = divmod(tenths // factor, 10)
+            return f"{whole}.{tenth}{unit}"
     return f"{duration_ns}ns" if duration_ns else "0s"
 
 
