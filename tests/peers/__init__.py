@@ -9,6 +9,7 @@ fixtures ``bitcoind``, ``litecoind`` and ``bcoin`` (``peers.fixtures``, loaded b
 from peers.nodes import Bcoin, Bitcoind, Litecoind, Node
 from peers.places import Missing, find, is_required, missing, need, test_framework
 from peers.rpc import RpcError
+from peers.spender import Spender
 
 __all__ = [
     "Bcoin",
@@ -17,6 +18,7 @@ __all__ = [
     "Missing",
     "Node",
     "RpcError",
+    "Spender",
     "find",
     "is_required",
     "missing",

@@ -6,6 +6,7 @@ the others; the summary says what is missing and how to get it.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import sysconfig
@@ -78,7 +79,8 @@ def _bring_bitcoind(_name: str, log: Path) -> None:
         say("building bitcoind, about 6 minutes on 2 cores")
         configure = ["cmake", "-B", "build", *_CORE_SWITCHES]
         run("configuring bitcoind", configure, cwd=source, log=log)
-        build = ["cmake", "--build", "build", "--parallel", "--target", "bitcoind"]
+        jobs = str(len(os.sched_getaffinity(0)))
+        build = ["cmake", "--build", "build", "--parallel", jobs, "--target", "bitcoind"]
         run("building bitcoind", build, cwd=source, log=log)
         (making / "bin").mkdir()
         shutil.copy2(source / "build" / "bin" / "bitcoind", making / "bin")

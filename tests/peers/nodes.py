@@ -22,6 +22,7 @@ from typing import Any
 from peers import rpc
 from peers.places import find, need
 from peers.rpc import RpcError
+from peers.spender import DESCRIPTOR
 
 _START_SECONDS = 60
 _STOP_SECONDS = 60
@@ -200,8 +201,8 @@ class Litecoind(Node):
         return self.cookie_file.read_text()
 
     def mine(self, count: int = 1) -> list[str]:
-        """Mines blocks to OP_TRUE; returns their hashes as RPC prints them."""
-        hashes: list[str] = self.rpc("generatetodescriptor", count, "raw(51)")
+        """Mines blocks that Spender can spend; returns their hashes as RPC prints them."""
+        hashes: list[str] = self.rpc("generatetodescriptor", count, DESCRIPTOR)
         return hashes
 
     def _command(self) -> list[str]:

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 import zmq
-from peers import Bcoin, Bitcoind, Litecoind, RpcError, places
+from peers import Bcoin, Bitcoind, Litecoind, RpcError, Spender, places
 from peers.fixtures import NodeStarter
 
 
@@ -66,6 +66,16 @@ def test_a_nodes_refusal_is_told_from_its_silence(bitcoind: NodeStarter[Bitcoind
     node.cookie_file.write_text(credentials)
     with pytest.raises(OSError, match="refused"):
         node.rpc("getblockcount")
+
+
+def test_transactions_are_made_without_a_wallet(bitcoind: NodeStarter[Bitcoind]) -> None:
+    node = bitcoind.start(zmq_topics=())
+    spender = Spender(node)
+    spender.mine_coins(2)
+    sent = {spender.send(outputs=20), spender.send(data=b"x" * 75), spender.send()}
+    assert set(node.rpc("getrawmempool")) == sent
+    (block,) = node.mine()
+    assert set(node.rpc("getblock", block)["tx"][1:]) == sent
 
 
 def test_litecoind_mines(litecoind: NodeStarter[Litecoind]) -> None:
