@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -54,6 +54,10 @@ _YOUNG_SHARE = 0.05
 """Part of the transactions that spend an output of one still waiting."""
 _GENERATIONS_MAX = 5
 """Longest line of waiting transactions that spend each other; Core's policy allows 25."""
+_DATA_WEIGHT = 40_000
+_SMALL_BELOW_WEIGHT = 60_000
+"""Room in a block being filled below which only small transactions are made; the largest of the
+others weighs less."""
 _COUNT_FIELD_SLACK = 16
 """Weight units by which the field of a block's transaction count may grow while it is filled."""
 
@@ -148,8 +152,9 @@ class SimChain:
         total = MATURITY + self.reorg_depth_max + spreads + 1
         blocks = []
         for index in range(total):
+            if index:
+                self._fan_out()
             blocks.append(self.mine(time - total + 1 + index))
-            self._fan_out()
         return blocks
 
     def make_transactions(self, count: int) -> list[SimTransaction]:
@@ -174,6 +179,11 @@ class SimChain:
         if weight is None:
             chosen, _ = self._choose(count, WEIGHT_MAX - COINBASE_WEIGHT_MAX)
             del self._mempool[: len(chosen)]
+        elif not COINBASE_WEIGHT_MAX <= weight <= WEIGHT_MAX:
+            raise ValueError(
+                f"a block is filled to a weight of {COINBASE_WEIGHT_MAX} to {WEIGHT_MAX}, "
+                f"not {weight}"
+            )
         else:
             chosen = self._fill(weight - overhead(template, lock, 1))
             filler = self._filler(weight, template, lock, chosen)
@@ -218,20 +228,33 @@ class SimChain:
     def _fill(self, room: int) -> list[SimTransaction]:
         """Take waiting transactions, then new ones, until a filler can take the rest of ``room``.
 
-        New ones spend confirmed coins alone, as what still waits comes after them.
+        New ones spend confirmed coins alone, as what still waits comes after them. Where coins run
+        short, transactions that carry much data take their place.
         """
-        if room < FILLER_WEIGHT_MIN + _COUNT_FIELD_SLACK:
-            raise ValueError("that weight has no room for a single transaction")
-        chosen, room = self._choose(None, room - FILLER_WEIGHT_MIN - _COUNT_FIELD_SLACK)
-        room += FILLER_WEIGHT_MIN + _COUNT_FIELD_SLACK
+        kept_back = FILLER_WEIGHT_MIN + _COUNT_FIELD_SLACK
+        chosen, room = self._choose(None, room - kept_back)
+        room += kept_back
         del self._mempool[: len(chosen)]
         while room > FILLER_WEIGHT_MAX - _COUNT_FIELD_SLACK:
-            transaction = self._make_one(confirmed=True, small=room < 60_000)
+            scarce = len(self._spendable) < self.coins_target // 4
+            if scarce and room > _DATA_WEIGHT + FILLER_WEIGHT_MAX:
+                transaction = self._make_data()
+            else:
+                transaction = self._make_one(confirmed=True, small=room < _SMALL_BELOW_WEIGHT)
             if transaction is None:
                 raise ValueError("too few coins are left to fill the block")
             room -= transaction.weight
             chosen.append(transaction)
         return chosen
+
+    def _make_data(self) -> SimTransaction | None:
+        """A new transaction that carries about ``_DATA_WEIGHT`` weight units of data."""
+        coin = self._take_rich()
+        if coin is None:
+            return None
+        transaction = self._maker.make([coin], 1, data=self._rng.randbytes(_DATA_WEIGHT // 4))
+        self._note_young(transaction, 1)
+        return transaction
 
     def _filler(
         self,
@@ -275,7 +298,7 @@ class SimChain:
                 del coins[0]
             self._spendable += coins
             return None
-        transaction = self._maker.make(coins, outputs, with_data=not small)
+        transaction = self._maker.make(coins, outputs, data=b"" if small else None)
         self._note_young(transaction, generation)
         return transaction
 
@@ -290,10 +313,19 @@ class SimChain:
 
     def _take_segwit(self) -> Coin | None:
         """A spendable P2WSH coin of some value."""
+        least = spend_cost_max(1, 2)
+        return self._find(lambda coin: coin.kind is CoinKind.P2WSH and coin.value >= least)
+
+    def _take_rich(self) -> Coin | None:
+        """A spendable coin that pays for much data."""
+        return self._find(lambda coin: coin.value >= _DATA_WEIGHT + spend_cost_max(1, 1))
+
+    def _find(self, fits: Callable[[Coin], bool]) -> Coin | None:
+        """A random spendable coin that fits, within some tries."""
         passed: list[Coin] = []
         found = None
         while len(passed) < 200 and (coin := self._take()) is not None:
-            if coin.kind is CoinKind.P2WSH and coin.value >= spend_cost_max(1, 2):
+            if fits(coin):
                 found = coin
                 break
             passed.append(coin)
@@ -329,7 +361,7 @@ class SimChain:
             if coin.value < _FAN_OUT_VALUE_MIN:
                 kept.append(coin)
                 continue
-            transaction = self._maker.make([coin], FAN_OUT, with_data=False)
+            transaction = self._maker.make([coin], FAN_OUT, data=b"")
             self._note_young(transaction, 1)
             self._mempool.append(transaction)
         self._spendable = kept

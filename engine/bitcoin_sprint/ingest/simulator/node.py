@@ -17,7 +17,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, cast
 
 from bitcoin_sprint.errors import ProtocolError
 from bitcoin_sprint.ingest import p2p_messages as p2p
@@ -80,9 +80,9 @@ class _Peer(asyncio.BufferedProtocol):
         self.ready = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.set_write_buffer_limits(WRITE_BUFFER_BYTES_MAX)
+        # uvloop's transports are no subclass of asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(WRITE_BUFFER_BYTES_MAX)
         loop = asyncio.get_running_loop()
         self._timeout = loop.call_later(HANDSHAKE_SECONDS_MAX, self._handshake_overdue)
         self._node.peers.add(self)
@@ -146,9 +146,7 @@ class _Peer(asyncio.BufferedProtocol):
                 self._send(p2p.Pong(message.nonce))
             case p2p.GetHeaders():
                 chain = self._node.chain
-                headers = chain.headers_after(
-                    message.locator, message.stop, p2p.HEADERS_COUNT_MAX
-                )
+                headers = chain.headers_after(message.locator, message.stop, p2p.HEADERS_COUNT_MAX)
                 self._send(p2p.Headers(headers))
             case p2p.GetBlocks():
                 self._answer_getblocks(message)

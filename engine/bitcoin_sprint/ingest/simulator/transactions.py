@@ -1,9 +1,9 @@
 """Transactions that validate without a signature: realistic in size and shape, spendable by anyone.
 
 Every script drops two pushes, where a payment would carry its signature and public key, and leaves
-true. A spend of a P2WSH output is thus within a few bytes of a P2WPKH spend, a bare one within a
-byte of P2PKH. All of it is valid under Bitcoin Core's consensus rules, and the P2WSH and P2SH kinds
-are standard for its mempool too, so that the chain needs no elliptic curve library.
+true. A spend of a P2WSH output is thus within a few bytes of a P2WPKH spend, a bare one of P2PKH.
+All of it is valid under Bitcoin Core's consensus rules, and the P2WSH and P2SH kinds are standard
+for its mempool too, so that the chain needs no elliptic curve library.
 
 What is made depends on the generator's seed and the calls alone.
 """
@@ -28,7 +28,8 @@ FILLER_WEIGHT_MIN: Final = 410
 FILLER_WEIGHT_MAX: Final = 1_160
 """Bounds, in weight units, within which ``make_filler`` meets any weight exactly."""
 
-_SEGWIT_INPUT_SIZE = 70
+_DATA_SHARE = 0.04
+_SEGWIT_INPUT_SIZE = 76
 _LEGACY_INPUT_SIZE = 160
 _DROP_BOTH_TRUE = b"\x6d\x51"  # OP_2DROP OP_TRUE
 _SEQUENCE = b"\xfd\xff\xff\xff"  # final to consensus, replaceable to policy
@@ -121,7 +122,7 @@ def p2wsh_script(witness_script: bytes) -> bytes:
 
 def spend_cost_max(input_count: int, output_count: int) -> int:
     """Satoshi with which so many inputs of any kind can always pay for so many outputs."""
-    return 12 + _LEGACY_INPUT_SIZE * input_count + 43 * output_count + OUTPUT_VALUE_MIN * 3
+    return 120 + _LEGACY_INPUT_SIZE * input_count + 43 * output_count + OUTPUT_VALUE_MIN * 3
 
 
 def push(data: bytes) -> bytes:
@@ -146,16 +147,19 @@ class TransactionMaker:
         return _SHAPES[int(self._rng.random() * len(_SHAPES))]
 
     def make(
-        self, coins: Sequence[Coin], output_count: int, *, with_data: bool = True
+        self, coins: Sequence[Coin], output_count: int, *, data: bytes | None = None
     ) -> SimTransaction:
         """A transaction that spends ``coins`` (at least one) to up to ``output_count`` new coins.
 
-        Fewer outputs are made where the value does not reach for all. Now and then, unless
-        ``with_data`` is false, one more carries data instead of value. Raises ValueError where the
+        Fewer outputs are made where the value does not reach for all. One more carries ``data``, if
+        it is not empty, instead of value; None leaves that to chance. Raises ValueError where the
         coins cannot pay for it (see ``spend_cost_max``).
         """
         rng = self._rng
-        size = 12 + 43 * output_count
+        if data is None:
+            carries = rng.random() < _DATA_SHARE
+            data = rng.randbytes(20 + int(rng.random() * 60)) if carries else b""
+        size = 12 + 43 * output_count + len(data) + 12
         for coin in coins:
             size += _SEGWIT_INPUT_SIZE if coin.kind is CoinKind.P2WSH else _LEGACY_INPUT_SIZE
         total = sum(coin.value for coin in coins)
@@ -165,7 +169,6 @@ class TransactionMaker:
         if total < fee + OUTPUT_VALUE_MIN:
             raise ValueError(f"coins of {total} satoshi cannot pay for a transaction")
         values = self._split(total - fee, output_count)
-        data = rng.randbytes(20 + int(rng.random() * 60)) if with_data and rng.random() < 0.04 else b""
         locks = [self.lock() for _ in values]
         return self._assemble(coins, values, locks, fee, data, ())
 
@@ -254,9 +257,7 @@ class TransactionMaker:
         if data:
             script = b"\x6a" + push(data)
             outputs.append(bytes(8) + compact_size(len(script)) + script)
-        body = b"".join(
-            (compact_size(len(inputs)), *inputs, compact_size(len(outputs)), *outputs)
-        )
+        body = b"".join((compact_size(len(inputs)), *inputs, compact_size(len(outputs)), *outputs))
         stripped = b"\x02\x00\x00\x00" + body + b"\x00\x00\x00\x00"
         txid = wtxid = sha256d(stripped)
         raw = stripped
@@ -276,7 +277,5 @@ class TransactionMaker:
         if noise[96] & 1:
             signature = b"\x30\x44\x02\x20" + noise[:32] + b"\x02\x20" + noise[32:64] + b"\x01"
         else:
-            signature = (
-                b"\x30\x45\x02\x21\x00" + noise[:32] + b"\x02\x20" + noise[32:64] + b"\x01"
-            )
+            signature = b"\x30\x45\x02\x21\x00" + noise[:32] + b"\x02\x20" + noise[32:64] + b"\x01"
         return signature, b"\x02" + noise[64:96]
