@@ -212,6 +212,11 @@ def _complete(values: dict[str, Any], sources: dict[str, str], environ: Mapping[
         target = f"relay.tiers.{values['tier']}.{key}"
         values[target] = KEYS[target].convert(KEYS[target].render(values[path]), sources[path])
         sources[target] = sources[path]
+    if values["sim.enabled"]:
+        # The simulated node is a peer like any other, and the only one: no seed knows regtest.
+        simulated = f"127.0.0.1:{values['sim.port']}"
+        values["ingest.p2p"] = tuple(dict.fromkeys((*values["ingest.p2p"], simulated)))
+        values["ingest.dns_seeds"] = False
     if not values["use_shared_memory"]:
         values["ring.mode"] = 0o600
     if not values["data_dir"]:

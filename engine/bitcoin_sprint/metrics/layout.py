@@ -28,7 +28,7 @@ MAGIC: Final = 0x4E434354_52505353  # "SSPRTCCN" in memory order
 VERSION: Final = 1
 
 HEADER_BYTES: Final = 128
-LABELS_BYTES: Final = 1024
+LABELS_BYTES: Final = 4096 - HEADER_BYTES
 NAME_BYTES: Final = 96
 NAME_BYTES_MAX: Final = NAME_BYTES - 2
 
@@ -102,7 +102,7 @@ def unpack_name(entry: bytes | memoryview) -> tuple[str, int]:
 
 
 def pack_labels(labels: Mapping[str, str]) -> bytes:
-    """Return labels as JSON; ValueError when they take more than 1,024 bytes."""
+    """Return labels as JSON; ValueError when they take more than 3,968 bytes."""
     encoded = msgspec.json.encode(dict(labels))
     if len(encoded) > LABELS_BYTES:
         raise ValueError(f"labels take {len(encoded)} bytes: at most {LABELS_BYTES}")

@@ -241,7 +241,10 @@ def test_data_goes_where_systemd_and_xdg_say():
 def test_sim_needs_regtest():
     with pytest.raises(ConfigError, match=r"sim\.enabled.*regtest"):
         load(None, {"sim.enabled": True})
-    assert load(None, {"sim.enabled": True, "network": "regtest"}).sim.enabled
+    config = load(None, {"sim.enabled": True, "network": "regtest", "sim.port": 1234})
+    assert config.sim.enabled
+    assert config.ingest.p2p == ("127.0.0.1:1234",)
+    assert not config.ingest.dns_seeds
 
 
 def test_a_configuration_survives_the_way_to_another_process():

@@ -139,7 +139,7 @@ def test_a_name_that_does_not_fit_is_refused(instance, name):
 
 def test_labels_that_do_not_fit_are_refused(instance):
     with pytest.raises(ValueError, match="labels"):
-        Counters.create(instance, "ingest", [], labels={"text": "x" * 1024})
+        Counters.create(instance, "ingest", [], labels={"text": "x" * 3968})
 
 
 def test_the_mode_is_what_was_asked_whatever_the_umask(instance):

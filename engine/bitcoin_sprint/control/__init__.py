@@ -1,0 +1,1 @@
+"""What runs the engine: the supervisor ``sprintd``, the command ``sprint``, logs and status."""

@@ -1,0 +1,46 @@
+"""What the subcommands of ``sprint`` share: how one is declared, and its output for machines."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+# What add_subparsers returns has no public name.
+Subparsers = Any
+
+
+def add_command(
+    commands: Subparsers,
+    name: str,
+    summary: str,
+    example: str,
+    run: Callable[[argparse.Namespace], int],
+) -> argparse.ArgumentParser:
+    """Declare a subcommand with its help and one example; ``--json`` is everyone's."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", action="store_true", help="JSON, for machines")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_instance_option(parser: argparse.ArgumentParser) -> None:
+    """Declare the option that names a running engine."""
+    parser.add_argument(
+        "--instance", default="main", metavar="NAME", help="the engine's name (default: main)"
+    )
+
+
+def print_json(value: object) -> None:
+    """Write one line of JSON to standard output."""
+    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+    sys.stdout.flush()

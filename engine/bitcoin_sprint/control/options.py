@@ -1,0 +1,52 @@
+"""Command-line options that name an instance and its configuration."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from bitcoin_sprint.config import Loaded, environment, load_with_sources
+from bitcoin_sprint.errors import ConfigError
+
+EXIT_CODES = """exit codes:
+  0 done   1 failed   2 usage or configuration
+  3 the host refuses (permission, memory, port taken)   4 no such running instance"""
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that decide the configuration."""
+    group = parser.add_argument_group("configuration")
+    group.add_argument("--config", type=Path, metavar="FILE", help="TOML file over the defaults")
+    group.add_argument("--instance", metavar="NAME", help="name of the engine on this host")
+    group.add_argument("--network", metavar="NAME", help="main, testnet4, signet, regtest, ...")
+    group.add_argument("--tier", metavar="NAME", help="run this tier alone")
+    group.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error")
+    group.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="any key of the configuration, such as ring.blocks_arena=64MiB; may be repeated",
+    )
+
+
+def loaded_config(arguments: argparse.Namespace, **fixed: object) -> Loaded:
+    """Load the configuration that the options, the environment and the files give.
+
+    ``fixed``: values by key (``__`` for a dot) that the command gives itself, under the flags.
+    """
+    overrides: dict[str, object] = {key.replace("__", "."): value for key, value in fixed.items()}
+    for assignment in arguments.set:
+        key, equals, value = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {assignment}: must be KEY=VALUE")
+        overrides[key.strip()] = value.strip()
+    flags = {
+        "instance": arguments.instance,
+        "network": arguments.network,
+        "tier": arguments.tier,
+        "log.level": arguments.log_level,
+    }
+    overrides.update({key: value for key, value in flags.items() if value is not None})
+    environ, dotenv = environment()
+    return load_with_sources(arguments.config, overrides, environ, dotenv)

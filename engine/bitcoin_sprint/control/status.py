@@ -1,0 +1,144 @@
+"""What an instance says about itself: the turbo status of the contract, and its processes."""
+
+from __future__ import annotations
+
+import enum
+import time
+from typing import Any, Final
+
+import msgspec
+
+from bitcoin_sprint.config import Config, format_duration
+from bitcoin_sprint.errors import SprintError
+from bitcoin_sprint.metrics import CountersView, Snapshot
+from bitcoin_sprint.tiers import Delivery, TierPolicy
+
+TURBO_STATUS: Final = "turbo_status"
+"""Label of sprintd's counters that holds the turbo status as JSON."""
+
+
+class State(enum.IntEnum):
+    """Where a process stands; the value of sprintd's counter ``process.<role>.state``."""
+
+    STOPPED = 0
+    STARTING = 1
+    READY = 2
+    WAITING = 3
+    """It died, and waits for its next start."""
+
+
+def turbo_line(config: Config) -> str | None:
+    """Return the contract's line for the start of turbo mode; None when no tier runs it."""
+    optimised = [tier for tier in config.running_tiers if tier.memory_optimised]
+    if not optimised:
+        return None
+    tier = optimised[0]  # turbo, where it runs
+    return (
+        f"⚡ Turbo mode enabled: writeDeadline={format_duration(tier.write_deadline_ns)} "
+        f"sharedMemory={str(config.use_shared_memory).lower()} "
+        f"blockBufferSize={tier.buffer_frames}"
+    )
+
+
+def turbo_status(config: Config) -> dict[str, Any]:
+    """Return the status in the contract's words: the highest tier's values, then every tier's."""
+    tiers = [_tier_status(config, tier) for tier in config.running_tiers]
+    return {**tiers[-1], "features": features(config), "tiers": tiers}
+
+
+def features(config: Config) -> list[str]:
+    """Return the contract's names of what is really on."""
+    peers = config.ingest.p2p or (config.ingest.dns_seeds and config.ingest.outbound_count)
+    named = {
+        "Shared Memory": config.use_shared_memory,
+        "Direct P2P": config.use_direct_p2p and bool(peers),
+        "System Optimizations": config.optimize_system,
+    }
+    return [name for name, on in named.items() if on]
+
+
+def _tier_status(config: Config, tier: TierPolicy) -> dict[str, Any]:
+    deadline = format_duration(tier.write_deadline_ns)
+    overwrites = tier.delivery is Delivery.OVERWRITE
+    return {
+        "tier": tier.name,
+        "turboModeEnabled": tier.memory_optimised,
+        "writeDeadline": deadline,
+        "useSharedMemory": config.use_shared_memory,
+        "blockBufferSize": tier.buffer_frames,
+        "performanceTargets": {
+            "blockRelayLatency": (
+                f"<{format_duration(tier.relay_target_ns)} ({tier.name.capitalize()})"
+            ),
+            "writeDeadline": deadline,
+            "bufferStrategy": (
+                "Overwrite old events (never miss)" if overwrites else "Best effort"
+            ),
+            "peerNotification": (
+                "Zero-copy shared memory" if tier.memory_optimised else "Standard relay"
+            ),
+        },
+    }
+
+
+class ProcessStatus(msgspec.Struct, frozen=True):
+    """One process as the supervisor sees it. ``heartbeat_age_s``: None when it never beat."""
+
+    role: str
+    state: str
+    pid: int
+    restarts: int
+    heartbeat_age_s: float | None
+
+
+def read_status(instance: str) -> dict[str, Any]:
+    """Return a running instance's turbo status and ``processes``; NotRunningError when none."""
+    view = CountersView.attach(instance, "sprintd")
+    try:
+        sprintd = view.snapshot()
+    finally:
+        view.close()
+    status: dict[str, Any] = msgspec.json.decode(sprintd["labels"][TURBO_STATUS])
+    status["network"] = sprintd["labels"]["network"]
+    status["placement"] = sprintd["labels"]["placement"]
+    own = ProcessStatus(
+        role="sprintd",
+        state="ready" if sprintd["alive"] else "dead",
+        pid=sprintd["pid"],
+        restarts=0,
+        heartbeat_age_s=_age_s(sprintd),
+    )
+    others = [
+        _process_status(instance, name.split(".")[1], sprintd["counters"])
+        for name in sprintd["counters"]
+        if name.startswith("process.") and name.endswith(".state")
+    ]
+    status["processes"] = [msgspec.to_builtins(each) for each in (own, *others)]
+    return status
+
+
+def _process_status(instance: str, role: str, counters: dict[str, int]) -> ProcessStatus:
+    figures = read_snapshot(instance, role)
+    return ProcessStatus(
+        role=role,
+        state=State(counters[f"process.{role}.state"]).name.lower(),
+        pid=counters[f"process.{role}.pid"],
+        restarts=counters[f"process.{role}.restarts"],
+        heartbeat_age_s=_age_s(figures) if figures and figures["alive"] else None,
+    )
+
+
+def read_snapshot(instance: str, process: str) -> Snapshot | None:
+    """Return a process's counters; None when it has none (it starts, or died)."""
+    try:
+        view = CountersView.attach(instance, process)
+    except SprintError:
+        return None
+    try:
+        return view.snapshot()
+    finally:
+        view.close()
+
+
+def _age_s(figures: Snapshot) -> float:
+    return round((time.monotonic_ns() - figures["heartbeat"]) / 1e9, 3)

@@ -1,0 +1,48 @@
+"""Sweeping up what killed processes left in shared memory."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from bitcoin_sprint.control.leftovers import sweep
+from bitcoin_sprint.metrics import Counters
+
+_SHM = Path("/dev/shm")
+
+
+@pytest.fixture
+def instance():
+    name = f"test-left-{os.getpid()}"
+    yield name
+    for path in _SHM.glob(f"sprint.{name}*"):
+        path.unlink()
+        pytest.fail(f"left behind: {path}")
+
+
+def test_what_nobody_holds_is_removed_and_named(instance, tmp_path):
+    for name in ("blocks", "tx", "wake", "counters.ingest"):
+        (_SHM / f"sprint.{instance}.{name}").write_bytes(b"x")
+    huge = tmp_path / f"sprint.{instance}.blocks"
+    huge.write_bytes(b"x")
+    removed = sweep(instance, str(tmp_path))
+    assert sorted(removed) == sorted(
+        f"sprint.{instance}.{name}"
+        for name in ("blocks", "blocks", "tx", "wake", "counters.ingest")
+    )
+    assert not huge.exists()
+    assert sweep(instance) == []
+
+
+def test_another_instances_objects_stay(instance):
+    other = _SHM / f"sprint.{instance}2.blocks"
+    other.write_bytes(b"x")
+    assert sweep(instance) == []
+    assert other.exists()
+    other.unlink()
+
+
+def test_what_a_living_process_holds_stays(instance):
+    counters = Counters.create(instance, "ingest", [])
+    assert sweep(instance) == []
+    counters.close()
