@@ -177,17 +177,17 @@ class Simulation:
         return self._rng.randint((every + 1) // 2, every + every // 2) if every else 0
 
 
-def main(config: Config) -> None:
-    """Run the simulator until SIGTERM.
+def main(config: Config, ready: Callable[[], None] = lambda: None) -> None:
+    """Run the simulator until SIGTERM; ``ready`` is called once it can be connected to.
 
     Raises ConfigError where the network is not regtest, HostError where the port is taken.
     """
     if config.network != "regtest":
         raise ConfigError(f"network: the simulator needs regtest, not {config.network!r}")
-    uvloop.run(_run(config.sim))
+    uvloop.run(_run(config.sim, ready))
 
 
-async def _run(sim: SimConfig) -> None:
+async def _run(sim: SimConfig, ready: Callable[[], None]) -> None:
     simulation = Simulation(sim)
     simulation.prepare()
     await simulation.listen(sim.port)
@@ -196,6 +196,7 @@ async def _run(sim: SimConfig) -> None:
     mining = loop.create_task(simulation.run())
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, mining.cancel)
+    ready()
     loop.add_signal_handler(signal.SIGUSR1, simulation.request_reorg)
     loop.add_signal_handler(signal.SIGUSR2, simulation.request_full_block)
     try:
