@@ -52,8 +52,8 @@ static uint32_t by_table(uint32_t state, const uint8_t *bytes, size_t length)
 
 static uint64_t shift_long[2], shift_short[2]; /* by one and by two blocks */
 
-/* x^(8 bytes - 33) mod P, reflected, as the multiplier of shift(): a carry-less product of reflected
- * operands stands one bit low, and the reducing instruction multiplies by x^32. */
+/* x^(8 bytes - 33) mod P, reflected, as the multiplier of shift(): a carry-less product of
+ * reflected operands stands one bit low, and the reducing instruction multiplies by x^32. */
 static uint64_t shift_constant(size_t bytes)
 {
     uint32_t power = 0x80000000u; /* x^0, reflected */

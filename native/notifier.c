@@ -1,9 +1,9 @@
 /* notifier.c: the thread behind Reader.fileno().
  *
- * It sleeps on the head hints of all watched rings at once (futex_waitv) and on a word of its own that
- * changes when the set of watches does; where the kernel has no futex_waitv (before 5.16) it looks
- * every millisecond. All touching of rings and eventfds happens under the lock, so that a watch is
- * gone when sp_notifier_remove returns. The thread needs no interpreter and no GIL. */
+ * It sleeps on the head hints of all watched rings at once (futex_waitv) and on a word of its own
+ * that changes when the set of watches does; where the kernel has no futex_waitv (before 5.16) it
+ * looks every millisecond. All touching of rings and eventfds happens under the lock, so that a
+ * watch is gone when sp_notifier_remove returns. The thread needs no interpreter and no GIL. */
 #include "notifier.h"
 
 #include <pthread.h>
@@ -43,8 +43,8 @@ static void tell(int event_fd)
     (void)!eventfd_write(event_fd, 1); /* fails only when it is readable anyway */
 }
 
-/* look raises the watch's flag, tells it of news, and fills the entry to sleep on. Returns 1 when the
- * flag is up, so that the sleep may be long. */
+/* look raises the watch's flag, tells it of news, and fills the entry to sleep on. Returns 1 when
+ * the flag is up, so that the sleep may be long. */
 static int look(watch *one, wait_entry *entry)
 {
     const sp_header *header = one->reader.ring->header;

@@ -3,8 +3,8 @@
  * Order of one publication, and why:
  *   tail_intent <- end, fence(release)   whoever sees a byte of the payload sees the intent
  *   payload
- *   slot.seq <- seq - 1, fence(release)  whoever sees a new word of the descriptor sees the busy mark
- *   descriptor by relaxed words
+ *   slot.seq <- seq - 1, fence(release)  whoever sees a new word of the descriptor sees the busy
+ *   mark descriptor by relaxed words
  *   slot.seq <- seq (release)            whoever sees seq sees descriptor and payload
  *   head_hint <- seq (release), fence(seq_cst), look for sleepers
  * A writer that dies between any two of these stores leaves a segment that a successor can go on
@@ -59,7 +59,8 @@ static void revoke_lapped(sp_writer *writer, uint64_t end)
     }
 }
 
-/* sp_raise_intent announces, before any byte of it is written, that positions below `end` are used. */
+/* sp_raise_intent announces, before any byte of it is written, that positions below `end` are used.
+ * */
 static inline void sp_raise_intent(sp_writer *writer, uint64_t end, uint64_t length)
 {
     if (end > writer->intent) {
@@ -72,8 +73,8 @@ static inline void sp_raise_intent(sp_writer *writer, uint64_t end, uint64_t len
         SP_FENCE_STORES();
 }
 
-/* sp_allocate takes `length` bytes of the arena, whole before its end, and returns their position. The
- * caller has checked length against the payload bound. */
+/* sp_allocate takes `length` bytes of the arena, whole before its end, and returns their position.
+ * The caller has checked length against the payload bound. */
 static inline uint64_t sp_allocate(sp_writer *writer, uint64_t length)
 {
     uint64_t position = writer->allocated;
@@ -286,6 +287,12 @@ void sp_reservation_abandon(sp_reservation *reservation)
     if (reservation->state == SP_RESERVATION_OPEN && writer->allocated == end)
         writer->allocated = reservation->position;
     finish(reservation);
+}
+
+void sp_writer_drop(sp_writer *writer)
+{
+    while (writer->reservation_count > 0)
+        sp_reservation_abandon(writer->reservations[writer->reservation_count - 1]);
 }
 
 int sp_writer_set_source(sp_writer *writer, uint32_t index, const char *name)

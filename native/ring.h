@@ -89,8 +89,8 @@ int sp_writer_format(sp_writer *writer, void *base, uint64_t mapped_bytes, uint6
 
 /* sp_writer_takeover opens the writer on a segment whose writer died. The caller holds the write
  * lock. Checks magic, version, sizes, every slot, and the newest frame's CRC; raises the epoch and
- * goes on at the next number. Returns SP_OK, or a negative code with writer->detail: the segment was not
- * touched and does not fit. */
+ * goes on at the next number. Returns SP_OK, or a negative code with writer->detail: the segment
+ * was not touched and does not fit. */
 int sp_writer_takeover(sp_writer *writer, void *base, uint64_t mapped_bytes);
 
 /* sp_writer_set_wake gives the writer the mapped .wake object (SP_WAKE_BYTES, NULL: none) and the
@@ -102,13 +102,14 @@ void sp_writer_set_wake(sp_writer *writer, void *wake, uint64_t inode, uint32_t 
 void *sp_wake_map(int fd);
 void sp_wake_unmap(void *wake);
 
-/* sp_wake_format makes a zeroed .wake page one; sp_wake_intact says whether it still is: 0 once a reader
- * truncated it or wrote elsewhere than in its flag. The writer then makes a new object. */
+/* sp_wake_format makes a zeroed .wake page one; sp_wake_intact says whether it still is: 0 once a
+ * reader truncated it or wrote elsewhere than in its flag. The writer then makes a new object. */
 void sp_wake_format(void *wake);
 int sp_wake_intact(const void *wake);
 
 /* sp_writer_publish publishes one frame whose payload is the parts in their order. Returns its
- * sequence, or SP_E_LIMIT when the payload is longer than half the arena. Readers asleep are woken. */
+ * sequence, or SP_E_LIMIT when the payload is longer than half the arena. Readers asleep are woken.
+ * */
 int64_t sp_writer_publish(sp_writer *writer, const sp_meta *meta, const sp_part *parts,
                           uint64_t part_count);
 
@@ -118,10 +119,10 @@ int64_t sp_writer_publish_one(sp_writer *writer, uint32_t kind, uint32_t chain, 
                               uint64_t origin_ns, uint64_t first_byte_ns, uint64_t last_byte_ns,
                               const void *bytes, uint64_t length);
 
-/* sp_writer_reserve opens a reservation of capacity bytes to receive into. It lies in the arena, or, when
- * open reservations would exceed a quarter of it, in private memory from the start. Returns
- * SP_OK; SP_E_LIMIT when the capacity exceeds half the arena or too many are open; SP_E_MEMORY. The
- * reservation's address must stay put until it is committed or abandoned. */
+/* sp_writer_reserve opens a reservation of capacity bytes to receive into. It lies in the arena,
+ * or, when open reservations would exceed a quarter of it, in private memory from the start.
+ * Returns SP_OK; SP_E_LIMIT when the capacity exceeds half the arena or too many are open;
+ * SP_E_MEMORY. The reservation's address must stay put until it is committed or abandoned. */
 int sp_writer_reserve(sp_writer *writer, uint64_t capacity, sp_reservation *reservation);
 
 /* sp_reservation_advance takes `count` bytes, written at bytes + length, as received; the CRC
@@ -133,8 +134,12 @@ int sp_reservation_advance(sp_reservation *reservation, uint64_t count);
  * (SP_E_ARGUMENT: already done; SP_E_MEMORY: lost). The reservation is done either way. */
 int64_t sp_reservation_commit(sp_reservation *reservation, const sp_meta *meta);
 
-/* sp_reservation_abandon gives the reservation up. Nothing was published; safe when already done. */
+/* sp_reservation_abandon gives the reservation up. Nothing was published; safe when already done.
+ * */
 void sp_reservation_abandon(sp_reservation *reservation);
+
+/* sp_writer_drop abandons what is still reserved; the writer must not be used afterwards. */
+void sp_writer_drop(sp_writer *writer);
 
 /* sp_writer_set_source names entry `index` of the source table (UTF-8; cut at a character border to
  * SP_SOURCE_NAME_BYTES - 1 bytes by the caller). SP_OK or SP_E_ARGUMENT. */
@@ -145,8 +150,8 @@ void sp_writer_heartbeat(sp_writer *writer);
 /* sp_segment_close tells readers that nothing more comes in this segment and wakes them. */
 void sp_segment_close(sp_header *header);
 
-/* sp_stamp_ns: CLOCK_MONOTONIC, at least 1 above every stamp this process handed out before and above
- * `floor`. Thread-safe. */
+/* sp_stamp_ns: CLOCK_MONOTONIC, at least 1 above every stamp this process handed out before and
+ * above `floor`. Thread-safe. */
 uint64_t sp_stamp_ns(uint64_t floor);
 
 #endif /* SPRINT_RING_H */

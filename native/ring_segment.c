@@ -76,12 +76,14 @@ int sp_writer_format(sp_writer *writer, void *base, uint64_t mapped_bytes, uint6
     memset(writer, 0, sizeof *writer);
     if (slot_count < SP_SLOT_COUNT_MIN || slot_count > SP_SLOT_COUNT_MAX ||
         (slot_count & (slot_count - 1)) != 0)
-        return sp_refuse(SP_E_ARGUMENT, writer->detail, "slot count %llu is no power of two from %llu to %llu",
+        return sp_refuse(SP_E_ARGUMENT, writer->detail,
+                         "slot count %llu is no power of two from %llu to %llu",
                          (unsigned long long)slot_count, (unsigned long long)SP_SLOT_COUNT_MIN,
                          (unsigned long long)SP_SLOT_COUNT_MAX);
     if (arena_bytes < SP_ARENA_BYTES_MIN || arena_bytes > SP_ARENA_BYTES_MAX ||
         arena_bytes % SP_PAGE_BYTES != 0)
-        return sp_refuse(SP_E_ARGUMENT, writer->detail, "arena size %llu is not whole pages from %llu to %llu",
+        return sp_refuse(SP_E_ARGUMENT, writer->detail,
+                         "arena size %llu is not whole pages from %llu to %llu",
                          (unsigned long long)arena_bytes, (unsigned long long)SP_ARENA_BYTES_MIN,
                          (unsigned long long)SP_ARENA_BYTES_MAX);
     if (mapped_bytes < sp_segment_bytes(slot_count, arena_bytes) || session == 0)
@@ -100,7 +102,8 @@ int sp_writer_format(sp_writer *writer, void *base, uint64_t mapped_bytes, uint6
     if (copy_name(header->instance, sizeof header->instance, instance) != 0 ||
         copy_name(header->network, sizeof header->network, network) != 0 ||
         copy_name(header->name, sizeof header->name, name) != 0)
-        return sp_refuse(SP_E_ARGUMENT, writer->detail, "an instance, network or ring name is empty or too long");
+        return sp_refuse(SP_E_ARGUMENT, writer->detail,
+                         "an instance, network or ring name is empty or too long");
     open_on(writer, base, mapped_bytes);
     writer->next = 1;
     SP_STORE_RELAXED(&header->state, SP_STATE_LIVE);
@@ -148,14 +151,16 @@ static int scan(const sp_header *header, const sp_descriptor *slots, found *out,
     return SP_OK;
 }
 
-/* check_newest verifies the newest frame's place and, if its payload was not overwritten, its CRC. */
+/* check_newest verifies the newest frame's place and, if its payload was not overwritten, its CRC.
+ * */
 static int check_newest(const sp_header *header, const sp_descriptor *frame, const uint8_t *arena,
                         char *detail)
 {
     uint64_t offset = frame->position % header->arena_bytes;
     if (frame->length > header->arena_bytes || offset > header->arena_bytes - frame->length ||
         frame->position + frame->length > header->tail_intent)
-        return sp_refuse(SP_E_CORRUPT, detail, "frame %llu: %u bytes at position %llu, tail at %llu",
+        return sp_refuse(SP_E_CORRUPT, detail,
+                         "frame %llu: %u bytes at position %llu, tail at %llu",
                          (unsigned long long)frame->seq, frame->length,
                          (unsigned long long)frame->position,
                          (unsigned long long)header->tail_intent);
@@ -163,7 +168,8 @@ static int check_newest(const sp_header *header, const sp_descriptor *frame, con
         return SP_OK;
     uint32_t crc = sp_crc32c(0, arena + offset, frame->length);
     if (crc != frame->crc32c)
-        return sp_refuse(SP_E_CORRUPT, detail, "frame %llu: CRC32C is %08x, its descriptor says %08x",
+        return sp_refuse(SP_E_CORRUPT, detail,
+                         "frame %llu: CRC32C is %08x, its descriptor says %08x",
                          (unsigned long long)frame->seq, crc, frame->crc32c);
     return SP_OK;
 }
@@ -207,7 +213,8 @@ void sp_writer_set_wake(sp_writer *writer, void *wake, uint64_t inode, uint32_t 
 {
     writer->wake_flag = wake == NULL ? NULL : (uint32_t *)(void *)((uint8_t *)wake + offset);
     SP_STORE_RELAXED(&writer->header->wake_offset, offset);
-    SP_STORE_RELEASE(&writer->header->wake_inode, wake == NULL ? 0 : inode); /* SYNC: sp_open_wake */
+    /* SYNC: pairs with the acquire loads of wake_inode in sp_open_wake and sp_sleep. */
+    SP_STORE_RELEASE(&writer->header->wake_inode, wake == NULL ? 0 : inode);
 }
 
 void sp_segment_close(sp_header *header)

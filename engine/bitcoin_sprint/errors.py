@@ -40,6 +40,10 @@ class Corrupt(RingError):
     """A segment's content contradicts the ring's specification."""
 
 
+class Overrun(RingError):
+    """What was asked for has been overwritten."""
+
+
 class Closed(RingError):
     """The ring was closed by its writer, or this handle was closed."""
 

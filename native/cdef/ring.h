@@ -84,6 +84,7 @@ typedef struct {
     const uint8_t *payload;
 } sp_frame;
 
+int sp_check_header(const sp_header *header, uint64_t file_bytes, char *detail);
 int sp_attach(sp_ring *ring, const char *directory, const char *instance, const char *name);
 void sp_detach(sp_ring *ring);
 int sp_writer_alive(const sp_ring *ring);
@@ -159,6 +160,7 @@ int sp_writer_reserve(sp_writer *writer, uint64_t capacity, sp_reservation *rese
 int sp_reservation_advance(sp_reservation *reservation, uint64_t count);
 int64_t sp_reservation_commit(sp_reservation *reservation, const sp_meta *meta);
 void sp_reservation_abandon(sp_reservation *reservation);
+void sp_writer_drop(sp_writer *writer);
 int sp_writer_set_source(sp_writer *writer, uint32_t index, const char *name);
 void sp_writer_heartbeat(sp_writer *writer);
 void sp_segment_close(sp_header *header);

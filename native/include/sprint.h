@@ -1,7 +1,7 @@
 /* sprint.h: read Bitcoin Sprint's rings in shared memory from C11 or C++17.
  *
- * Header-only, no dependency but Linux and a compiler with __atomic builtins (GCC, Clang). Include it
- * before any system header, or compile with -D_GNU_SOURCE. docs/ring.md is the specification.
+ * Header-only, no dependency but Linux and a compiler with __atomic builtins (GCC, Clang). Include
+ * it before any system header, or compile with -D_GNU_SOURCE. docs/ring.md is the specification.
  *
  * Design. One writer broadcasts frames to any number of readers and waits for none. A frame is a
  * descriptor in a slot (slot = sequence mod slot count) and a payload in an arena that is
@@ -203,7 +203,8 @@ SP_STATIC_ASSERT(sizeof(sp_source) == 64, "a source entry is 64 bytes");
 #define SP_FENCE_ACQUIRE() __atomic_thread_fence(__ATOMIC_ACQUIRE)
 #define SP_FENCE_RELEASE() __atomic_thread_fence(__ATOMIC_RELEASE)
 #define SP_FENCE_SEQ_CST() __atomic_thread_fence(__ATOMIC_SEQ_CST)
-/* Orders non-temporal stores, which a big memcpy may use and release does not order, with others. */
+/* Orders non-temporal stores, which a big memcpy may use and release does not order, with others.
+ * */
 #if defined(__x86_64__) || defined(__i386__)
 #define SP_FENCE_STORES() __asm__ __volatile__("sfence" ::: "memory")
 #else
@@ -221,7 +222,8 @@ SP_STATIC_ASSERT(sizeof(sp_source) == 64, "a source entry is 64 bytes");
  * another that truncates the object. Returns 0, or -1 when it could not be raised. */
 #define SP_RAISE_FLAG(fd, offset) sp_raise_flag((fd), (offset))
 #define SP_FUTEX_WAIT(word, expected, timeout_ns) sp_futex_wait((word), (expected), (timeout_ns))
-#define SP_FUTEX_WAKE_ALL(word) ((void)syscall(SYS_futex, (word), FUTEX_WAKE, INT_MAX, NULL, NULL, 0))
+#define SP_FUTEX_WAKE_ALL(word) \
+    ((void)syscall(SYS_futex, (word), FUTEX_WAKE, INT_MAX, NULL, NULL, 0))
 #endif
 
 #if defined(__x86_64__) || defined(__i386__)
@@ -415,8 +417,9 @@ static inline int sp_map_ring(sp_ring *ring, int fd)
         return code;
     }
     ring->header = header;
-    ring->slots = (const sp_descriptor *)(const void *)((const uint8_t *)base + header->slots_offset);
-    ring->arena = (const uint8_t *)base + header->arena_offset;
+    const uint8_t *bytes = (const uint8_t *)base;
+    ring->slots = (const sp_descriptor *)(const void *)(bytes + header->slots_offset);
+    ring->arena = bytes + header->arena_offset;
     ring->mapped_bytes = file_bytes;
     ring->slot_mask = header->slot_count - 1;
     ring->arena_bytes = header->arena_bytes;
@@ -426,9 +429,9 @@ static inline int sp_map_ring(sp_ring *ring, int fd)
 }
 
 /* sp_attach opens ring `name` ("blocks", "tx") of `instance` for reading. directory is where the
- * segments live: NULL for POSIX shared memory, else the configured hugetlbfs directory. Returns SP_OK
- * or a negative code, ring->detail then names what. The ring must stay in place while readers use it;
- * release it with sp_detach. */
+ * segments live: NULL for POSIX shared memory, else the configured hugetlbfs directory. Returns
+ * SP_OK or a negative code, ring->detail then names what. The ring must stay in place while readers
+ * use it; release it with sp_detach. */
 static inline int sp_attach(sp_ring *ring, const char *directory, const char *instance,
                             const char *name)
 {
@@ -493,15 +496,17 @@ static inline uint32_t sp_ring_state(const sp_ring *ring)
 }
 
 /* sp_source_name copies the name of source `index` into name (SP_SOURCE_NAME_BYTES, terminated).
- * Returns 1 with a name, 0 with none (unset, or being written just now), negative on a bad index. */
+ * Returns 1 with a name, 0 with none (unset, or being written just now), negative on a bad index.
+ * */
 static inline int sp_source_name(const sp_ring *ring, uint32_t index, char *name)
 {
     if (index >= SP_SOURCES_MAX)
         return SP_E_ARGUMENT;
-    const sp_source *entry =
-        (const sp_source *)(const void *)((const uint8_t *)ring->header + SP_SOURCES_OFFSET) + index;
+    const uint8_t *table = (const uint8_t *)ring->header + SP_SOURCES_OFFSET;
+    const sp_source *entry = (const sp_source *)(const void *)table + index;
     for (int tries = 0; tries < 1000; tries++) {
-        uint32_t before = SP_LOAD_ACQUIRE(&entry->version); /* SYNC: pairs with sp_writer_set_source */
+        /* SYNC: pairs with the release store of version in sp_writer_set_source. */
+        uint32_t before = SP_LOAD_ACQUIRE(&entry->version);
         for (size_t at = 0; at < SP_SOURCE_NAME_BYTES; at++)
             name[at] = SP_LOAD_RELAXED(&entry->name[at]);
         SP_FENCE_ACQUIRE(); /* SYNC: pairs with the release fence after the odd version */
@@ -514,7 +519,8 @@ static inline int sp_source_name(const sp_ring *ring, uint32_t index, char *name
     return 0;
 }
 
-/* ------------------------------------------------------------------------------------ looking -- */
+/* ------------------------------------------------------------------------------------ looking --
+ * */
 
 static inline const sp_descriptor *sp_slot(const sp_ring *ring, uint64_t sequence)
 {
@@ -548,7 +554,8 @@ static inline int sp_frame_copy(const sp_ring *ring, const sp_frame *frame, void
 /* sp_head: sequence of the newest whole frame, 0 before the first. */
 static inline uint64_t sp_head(const sp_ring *ring)
 {
-    /* SYNC: pairs with the release store of head_hint in sp_announce. The hint may be one behind. */
+    /* SYNC: pairs with the release store of head_hint in sp_announce. The hint may be one behind.
+     * */
     uint64_t head = SP_LOAD_ACQUIRE(&ring->header->head_hint);
     /* SYNC: pairs with the release store of slot.seq in sp_write_slot. */
     if (SP_LOAD_ACQUIRE(&sp_slot(ring, head + 1)->seq) == head + 1)
@@ -560,16 +567,17 @@ static inline uint64_t sp_head(const sp_ring *ring)
 static inline int sp_whole(const sp_ring *ring, uint64_t sequence)
 {
     const sp_descriptor *slot = sp_slot(ring, sequence);
-    if (SP_LOAD_ACQUIRE(&slot->seq) != sequence) /* SYNC: pairs with sp_write_slot's release store */
+    /* SYNC: pairs with the release store of slot.seq in sp_write_slot. */
+    if (SP_LOAD_ACQUIRE(&slot->seq) != sequence)
         return 0;
     uint64_t position = SP_LOAD_RELAXED(&slot->position);
     SP_FENCE_ACQUIRE(); /* SYNC: pairs with the release fence after the busy mark */
     return SP_LOAD_RELAXED(&slot->seq) == sequence && sp_intact(ring, position);
 }
 
-/* sp_oldest: the first whole frame with a sequence of at least `from`, else the newest sequence plus
- * one. Reservations are committed in another order than they lie in the arena, so what is whole is
- * not one run, and this scans. */
+/* sp_oldest: the first whole frame with a sequence of at least `from`, else the newest sequence
+ * plus one. Reservations are committed in another order than they lie in the arena, so what is
+ * whole is not one run, and this scans. */
 static inline uint64_t sp_oldest(const sp_ring *ring, uint64_t from)
 {
     uint64_t head = sp_head(ring);
@@ -581,10 +589,12 @@ static inline uint64_t sp_oldest(const sp_ring *ring, uint64_t from)
     return from > head + 1 ? from : head + 1;
 }
 
-/* ------------------------------------------------------------------------------------ reading -- */
+/* ------------------------------------------------------------------------------------ reading --
+ * */
 
 /* sp_reader_init: a reader of `ring` whose first frame is `next` (sp_head(ring) + 1 for what is
- * published from now on, sp_oldest(ring, 1) for all that is there). Release with sp_reader_close. */
+ * published from now on, sp_oldest(ring, 1) for all that is there). Release with sp_reader_close.
+ * */
 static inline void sp_reader_init(sp_reader *reader, sp_ring *ring, uint64_t next, int resume,
                                   int wait_mode)
 {
@@ -608,8 +618,9 @@ static inline int sp_resume_reader(sp_reader *reader)
 {
     uint64_t head = sp_head(reader->ring);
     if ((int64_t)(head - reader->next) < 0)
-        return sp_refuse(SP_E_CORRUPT, reader->detail, "slot of frame %llu is ahead, but the newest frame is %llu",
-                        (unsigned long long)reader->next, (unsigned long long)head);
+        return sp_refuse(SP_E_CORRUPT, reader->detail,
+                         "slot of frame %llu is ahead, but the newest frame is %llu",
+                         (unsigned long long)reader->next, (unsigned long long)head);
     uint64_t next = reader->next + 1;
     if (reader->resume == SP_RESUME_OLDEST)
         next = sp_oldest(reader->ring, next);
@@ -628,10 +639,11 @@ static inline int sp_accept(sp_reader *reader, sp_frame *frame)
     const sp_descriptor *found = &frame->descriptor;
     uint64_t offset = found->position % ring->arena_bytes;
     if (found->length > ring->arena_bytes || offset > ring->arena_bytes - found->length)
-        return sp_refuse(SP_E_CORRUPT, reader->detail, "frame %llu: %u bytes at position %llu leave the arena of %llu",
-                        (unsigned long long)found->seq, found->length,
-                        (unsigned long long)found->position,
-                        (unsigned long long)ring->arena_bytes);
+        return sp_refuse(SP_E_CORRUPT, reader->detail,
+                         "frame %llu: %u bytes at position %llu leave the arena of %llu",
+                         (unsigned long long)found->seq, found->length,
+                         (unsigned long long)found->position,
+                         (unsigned long long)ring->arena_bytes);
     frame->payload = ring->arena + offset;
     return sp_intact(ring, found->position) ? SP_FRAME : SP_OK;
 }
@@ -645,7 +657,8 @@ static inline int sp_take(sp_reader *reader, const sp_descriptor *slot, sp_frame
     words[0] = reader->next;
     for (unsigned at = 1; at < SP_SLOT_BYTES / 8; at++)
         words[at] = SP_LOAD_RELAXED(from + at);
-    SP_FENCE_ACQUIRE(); /* SYNC: pairs with the release fence after the busy mark in sp_write_slot */
+    /* SYNC: pairs with the release fence after the busy mark in sp_write_slot. */
+    SP_FENCE_ACQUIRE();
     if (SP_LOAD_RELAXED(&slot->seq) != reader->next) {
         reader->slot_laps++;
         return SP_OK;
@@ -660,8 +673,8 @@ static inline int sp_take(sp_reader *reader, const sp_descriptor *slot, sp_frame
 }
 
 /* sp_poll delivers the next frame if there is one. Never waits. Returns SP_FRAME; SP_OK when there
- * is none; SP_E_CLOSED once a closed ring is read to its end; SP_E_CORRUPT with reader->detail. After an
- * overrun it goes on at the oldest or newest whole frame and counts what was lost. */
+ * is none; SP_E_CLOSED once a closed ring is read to its end; SP_E_CORRUPT with reader->detail.
+ * After an overrun it goes on at the oldest or newest whole frame and counts what was lost. */
 static inline int sp_poll(sp_reader *reader, sp_frame *frame)
 {
     for (int tries = 0; tries < SP_RESUME_TRIES_MAX; tries++) {
@@ -690,7 +703,8 @@ static inline int sp_poll(sp_reader *reader, sp_frame *frame)
     return SP_OK;
 }
 
-/* ------------------------------------------------------------------------------------ waiting -- */
+/* ------------------------------------------------------------------------------------ waiting --
+ * */
 
 /* sp_ready: is there anything for sp_poll to do? */
 static inline int sp_ready(const sp_reader *reader)
@@ -699,8 +713,8 @@ static inline int sp_ready(const sp_reader *reader)
     return (int64_t)(SP_LOAD_ACQUIRE(&slot->seq) - reader->next) >= 0; /* SYNC: as in sp_poll */
 }
 
-/* sp_open_wake opens the .wake object that the ring's writer looks at now. Where it can't be written,
- * wake_fd stays -1 and the reader polls by time. */
+/* sp_open_wake opens the .wake object that the ring's writer looks at now. Where it can't be
+ * written, wake_fd stays -1 and the reader polls by time. */
 static inline void sp_open_wake(sp_reader *reader)
 {
     char path[256];
