@@ -135,8 +135,8 @@ def block_bytes(fd: int) -> int:
 def reserve_memory(fd: int, path: Path, wanted_bytes: int) -> int:
     """Take ``wanted_bytes`` (rounded up to the file system's block) of memory for the file, now.
 
-    Returns the file's size. Raises HostError when there is not as much: at creation, rather than by a
-    SIGBUS at some later frame. The file is empty again then.
+    Returns the file's size. Raises HostError when there is not as much: at creation, rather than
+    by a SIGBUS at some later frame. The file is empty again then.
     """
     size = layout.round_up(wanted_bytes, block_bytes(fd))
     try:
@@ -147,8 +147,8 @@ def reserve_memory(fd: int, path: Path, wanted_bytes: int) -> int:
             os.ftruncate(fd, 0)
         free = free_bytes(path.parent)
         raise HostError(
-            f"{path}: {size / 2**20:.1f} MiB of shared memory wanted, {free / 2**20:.1f} MiB free in
-            " f"{path.parent} ({cause.strerror}); make the rings smaller or {path.parent} bigger"
+            f"{path}: {size / 2**20:.1f} MiB of shared memory wanted, {free / 2**20:.1f} MiB free "
+            f"in {path.parent} ({cause.strerror}); make the rings smaller or {path.parent} bigger"
         ) from cause
     return size
 

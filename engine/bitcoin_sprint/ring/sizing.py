@@ -81,8 +81,8 @@ def plan(
                 _warn(planned, ladders, free, where)
             return planned
     raise HostError(
-        f"{where}: {free / 2**20:.1f} MiB of shared memory free, the rings need {needed / 2**20:.1f}
-        " f"MiB at the least; make {where} bigger (docker run --shm-size=512m)"
+        f"{where}: {free / 2**20:.1f} MiB of shared memory free, the rings need "
+        f"{needed / 2**20:.1f} MiB at the least; make it bigger (docker run --shm-size=512m)"
     )
 
 
