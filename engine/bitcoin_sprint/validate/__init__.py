@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from bitcoin_sprint.validate.block import SHA256_VARIANT, ProvedBlock, prove_block
 from bitcoin_sprint.validate.header import HeaderFields, check_header_alone, parse_header
+from bitcoin_sprint.validate.header_chain import HeaderChain, HeaderEntry
 from bitcoin_sprint.validate.target import decode_bits, encode_bits, work_of
 from bitcoin_sprint.validate.transaction import prove_transaction
 
 __all__ = [
     "SHA256_VARIANT",
+    "HeaderChain",
+    "HeaderEntry",
     "HeaderFields",
     "ProvedBlock",
     "check_header_alone",
