@@ -270,12 +270,10 @@ uint32_t sp_headers_last_real(const sp_header_tree *tree, uint32_t index, uint32
     return index;
 }
 
-void sp_headers_copy(const sp_header_tree *tree, uint32_t index, uint32_t count, uint8_t *headers,
-                     uint8_t *hashes) {
-    for (size_t i = count; i-- > 0; index = tree->nodes[index].parent) {
-        if (headers != NULL) memcpy(headers + 80 * i, tree->nodes[index].header, 80);
-        if (hashes != NULL) memcpy(hashes + 32 * i, tree->nodes[index].hash, 32);
-    }
+void sp_headers_copy(const sp_header_tree *tree, uint32_t index, uint32_t count,
+                     uint8_t *headers) {
+    for (size_t i = count; i-- > 0; index = tree->nodes[index].parent)
+        memcpy(headers + 80 * i, tree->nodes[index].header, 80);
 }
 
 /* spread: carry condemnation from parents to children, and find the best anew. One

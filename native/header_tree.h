@@ -71,10 +71,9 @@ uint32_t sp_headers_median_time(const sp_header_tree *tree, uint32_t index);
 uint32_t sp_headers_last_real(const sp_header_tree *tree, uint32_t index, uint32_t interval,
                               uint32_t limit_bits);
 
-/* sp_headers_copy: `count` nodes that end with `index`, oldest first: 80 bytes each into `headers`
- * and 32 into `hashes`; either may be NULL. `count` is at most the node's depth in the tree plus 1. */
-void sp_headers_copy(const sp_header_tree *tree, uint32_t index, uint32_t count, uint8_t *headers,
-                     uint8_t *hashes);
+/* sp_headers_copy: the headers of `count` nodes that end with `index`, oldest first, 80 bytes each.
+ * `count` is at most the node's depth in the tree plus 1. */
+void sp_headers_copy(const sp_header_tree *tree, uint32_t index, uint32_t count, uint8_t *headers);
 
 /* sp_headers_condemn: mark a node, and all that stand on it, as unfit to be best; or take a mark
  * back from a node and those below and above it. The root can't be condemned. */

@@ -29,7 +29,6 @@ uint32_t sp_headers_fork(const sp_header_tree *tree, uint32_t a, uint32_t b);
 uint32_t sp_headers_median_time(const sp_header_tree *tree, uint32_t index);
 uint32_t sp_headers_last_real(const sp_header_tree *tree, uint32_t index, uint32_t interval,
                               uint32_t limit_bits);
-void sp_headers_copy(const sp_header_tree *tree, uint32_t index, uint32_t count, uint8_t *headers,
-                     uint8_t *hashes);
+void sp_headers_copy(const sp_header_tree *tree, uint32_t index, uint32_t count, uint8_t *headers);
 void sp_headers_condemn(sp_header_tree *tree, uint32_t index);
 void sp_headers_absolve(sp_header_tree *tree, uint32_t index);

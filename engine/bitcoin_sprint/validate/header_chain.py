@@ -278,36 +278,43 @@ class HeaderChain:
         margin = blocks * work_of(parse_header(best.header).bits)
         return self._entry(self._index(block_hash)).work < best.work - margin
 
-    def ancestor(self, block_hash: bytes, height: int) -> bytes:
-        """Hash of the block at ``height`` on the chain of ``block_hash``.
+    def header(self, block_hash: bytes) -> bytes:
+        """The 80 bytes of a known header. Raises KeyError for a hash that is not known."""
+        return self._entry(self._index(block_hash)).header
+
+    def ancestor(self, block_hash: bytes, height: int) -> HeaderEntry:
+        """The block at ``height`` on the chain of ``block_hash``.
 
         Raises KeyError where either is not known (a chain begins at its root).
         """
-        index = lib.sp_headers_ancestor(self._tree, self._index(block_hash), max(height, 0))
-        if index < 0 or height < 0:
+        index = -1
+        if height >= 0:
+            index = lib.sp_headers_ancestor(self._tree, self._index(block_hash), height)
+        if index < 0:
             raise KeyError(height)
-        return bytes(ffi.buffer(lib.sp_headers_at(self._tree, index).hash))
+        return self._entry(index)
 
-    def fork(self, a: bytes, b: bytes) -> bytes:
-        """Hash of the last block that the chains of both have in common."""
-        index = lib.sp_headers_fork(self._tree, self._index(a), self._index(b))
-        return bytes(ffi.buffer(lib.sp_headers_at(self._tree, index).hash))
+    def fork(self, a: bytes, b: bytes) -> HeaderEntry:
+        """The last block that the chains of both have in common."""
+        return self._entry(lib.sp_headers_fork(self._tree, self._index(a), self._index(b)))
 
-    def path(self, from_hash: bytes, to_hash: bytes) -> tuple[list[bytes], list[bytes]]:
+    def path(self, from_hash: bytes, to_hash: bytes) -> tuple[list[HeaderEntry], list[HeaderEntry]]:
         """How the tip goes from one block to another: (disconnect, connect), in order of doing.
 
         Disconnected are ``from_hash`` and down to the fork, connected from the fork up to
-        ``to_hash``; the fork itself is in neither.
+        ``to_hash``; the fork itself is in neither. Both are as long as the way is.
         """
         start, end = self._index(from_hash), self._index(to_hash)
-        fork = lib.sp_headers_at(self._tree, lib.sp_headers_fork(self._tree, start, end)).height
-        return self._hashes_above(start, fork)[::-1], self._hashes_above(end, fork)
+        fork = lib.sp_headers_fork(self._tree, start, end)
+        return self._down(start, fork), self._down(end, fork)[::-1]
 
-    def _hashes_above(self, index: int, height: int) -> list[bytes]:
-        count = lib.sp_headers_at(self._tree, index).height - height
-        flat = bytearray(32 * count)
-        lib.sp_headers_copy(self._tree, index, count, ffi.NULL, ffi.from_buffer("uint8_t[]", flat))
-        return [bytes(flat[at : at + 32]) for at in range(0, len(flat), 32)]
+    def _down(self, index: int, stop: int) -> list[HeaderEntry]:
+        """Entries from a node down to, and without, its ancestor ``stop``."""
+        entries = []
+        while index != stop:
+            entries.append(self._entry(index))
+            index = lib.sp_headers_at(self._tree, index).parent
+        return entries
 
     def locator(self, block_hash: bytes | None = None) -> list[bytes]:
         """Hashes back from a block (default: the best), ten close by, then ever farther apart, the
@@ -344,7 +351,7 @@ class HeaderChain:
             return []
         last = lib.sp_headers_ancestor(self._tree, best, start + count)
         flat = bytearray(80 * count)
-        lib.sp_headers_copy(self._tree, last, count, ffi.from_buffer("uint8_t[]", flat), ffi.NULL)
+        lib.sp_headers_copy(self._tree, last, count, ffi.from_buffer("uint8_t[]", flat))
         headers = [bytes(flat[at : at + 80]) for at in range(0, len(flat), 80)]
         known = self.get(stop)
         if known is not None and start < known.height <= start + count:
