@@ -270,8 +270,8 @@ class Bitcoind(Litecoind):
 class Bcoin(Node):
     """bcoin on regtest, in memory, without a wallet; it makes no connection of its own.
 
-    It runs on its JavaScript back ends. A proxy that nobody serves keeps it from asking DNS; for a
-    test in which bcoin connects outward, override it with ``extra_args=["--proxy="]``.
+    It runs on its JavaScript back ends. Told its public address, which nobody contacts, it does not
+    ask DNS for it.
     """
 
     name = "bcoin"
@@ -293,7 +293,7 @@ class Bcoin(Node):
             *(f"--prefix={self.directory}", "--log-level=info", "--workers=false"),
             *("--host=127.0.0.1", f"--port={self.p2p_port}", "--listen=true", "--upnp=false"),
             *("--http-host=127.0.0.1", f"--http-port={self.rpc_port}", "--api-key=sprint"),
-            *("--discover=false", "--max-outbound=1", "--proxy=127.0.0.1:9"),
+            *("--discover=false", "--max-outbound=1", "--public-host=1.1.1.1"),
             *self.extra_args,
         ]
 

@@ -15,12 +15,11 @@ the buffer to receive into, tell it how many bytes came, and it calls its sink f
 
 from __future__ import annotations
 
-import enum
 import hashlib
 import struct
 from typing import Final, NamedTuple, Protocol, Self
 
-from bitcoin_sprint.errors import ProtocolError
+from bitcoin_sprint.ingest.p2p_causes import Cause, PeerFault
 from bitcoin_sprint.ingest.p2p_fields import Buffer, MalformedMessage
 
 HEADER_BYTES: Final = 24
@@ -32,22 +31,6 @@ BLOCK_HEADER_BYTES: Final = 80
 STAGING_BYTES: Final = 1 << 16
 
 _HEADER = struct.Struct("<4s12sI4s")
-
-
-class Fault(enum.StrEnum):
-    """What a peer can do wrong in framing. The value is the word used in counters and logs."""
-
-    WRONG_MAGIC = "wrong_magic"
-    BAD_COMMAND = "bad_command"
-    OVERSIZE = "oversize"
-
-
-class FramingFault(ProtocolError):
-    """The byte stream can't be followed any further."""
-
-    def __init__(self, fault: Fault, detail: str) -> None:
-        super().__init__(f"{fault}: {detail}")
-        self.fault = fault
 
 
 def checksum(payload: Buffer) -> bytes:
@@ -185,7 +168,7 @@ class FrameReader:
     def received(self, count: int, now_ns: int) -> None:
         """``count`` bytes are in the buffer, at ``now_ns`` (CLOCK_REALTIME).
 
-        Raises FramingFault when the stream can't be followed: close the connection then.
+        Raises PeerFault when the stream can't be followed: close the connection then.
         """
         if self._stopped:
             return
@@ -233,17 +216,17 @@ class FrameReader:
         found = bytes(self._staging[self._start : self._start + min(4, staged)])
         if not self._magic.startswith(found):
             expected = self._magic.hex()
-            raise FramingFault(Fault.WRONG_MAGIC, f"found {found.hex()}, expected {expected}")
+            raise PeerFault(Cause.WRONG_MAGIC, f"found {found.hex()}, expected {expected}")
 
     def _header(self) -> MessageHeader:
         try:
             header = MessageHeader.decode(self._staging, self._start)
         except MalformedMessage as error:
-            raise FramingFault(Fault.BAD_COMMAND, str(error)) from error
+            raise PeerFault(Cause.BAD_COMMAND, str(error)) from error
         limit = self._sink.payload_bytes_max(header.command)
         if header.length > limit:
             detail = f"{header.command} of {header.length} bytes, at most {limit}"
-            raise FramingFault(Fault.OVERSIZE, detail)
+            raise PeerFault(Cause.OVERSIZE, detail)
         return header
 
     def _begin_long(self, header: MessageHeader, now_ns: int) -> None:
