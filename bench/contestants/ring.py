@@ -1,0 +1,197 @@
+"""Our ring: writer and reader in Python, or both in C."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from bench import native_ends
+from bench.oneway import Latencies, Load, Payload, PythonReading, PythonWriting
+from bitcoin_sprint.errors import NotRunningError
+from bitcoin_sprint.frames import Kind, Level
+from bitcoin_sprint.native import ffi, lib
+from bitcoin_sprint.ring import Reader, Reservation, Ring, Writer
+
+_HASH = bytes(32)
+_SLOTS = 4096
+_ARENA_BYTES = 32 << 20
+_START_SECONDS = 20
+_CORE_CALLS = (  # in the order of struct core_calls
+    "sp_writer_publish",
+    "sp_writer_reserve",
+    "sp_reservation_advance",
+    "sp_reservation_commit",
+)
+_instances = itertools.count()
+
+Send = Callable[[bytearray], object]
+
+
+def _new_instance() -> str:
+    return f"bench-{os.getpid()}-{next(_instances)}"
+
+
+class PythonRing:
+    """``Writer.publish`` and a spinning ``Reader.wait``, or reserve and commit."""
+
+    variant = "spinning"
+
+    def __init__(self) -> None:
+        self.name = "python ring"
+        self._instance = _new_instance()
+
+    @contextlib.contextmanager
+    def writing(self, load: Load) -> Iterator[PythonWriting]:
+        """The writer of a ring of its own."""
+        with _writer(self._instance) as writer:
+            send, stage = (_committing if load.from_commit else _publishing)(writer)
+            yield PythonWriting(load, send, stage)
+
+    @contextlib.contextmanager
+    def reading(self, load: Load) -> Iterator[PythonReading]:
+        """A reader that looks at the payload in place."""
+        ring = _attach(self._instance)
+        reader = ring.reader(wait="spin")
+        yield PythonReading(load, _waiting(reader))
+        reader.close()
+
+
+class CRing:
+    """The compiled core called from C, and a reader out of ``sprint.h``."""
+
+    variant = "spinning"
+
+    def __init__(self) -> None:
+        self.name = "C ring"
+        self._instance = _new_instance()
+        native_ends.library()  # compiled before the fork
+
+    @contextlib.contextmanager
+    def writing(self, load: Load) -> Iterator[_CWriting]:
+        """The writer of a ring of its own."""
+        with _writer(self._instance) as writer:
+            yield _CWriting(writer, load)
+
+    @contextlib.contextmanager
+    def reading(self, load: Load) -> Iterator[_CReading]:
+        """A reader that looks at the payload in place and asks whether it was still whole."""
+        _attach(self._instance).close()
+        handle = native_ends.library().ends_open(self._instance.encode())
+        if not handle:
+            raise OSError(f"can't attach to {self._instance}")
+        yield _CReading(handle, load)
+        native_ends.library().ends_close(handle)
+
+
+class _CWriting:
+    def __init__(self, writer: Writer, load: Load) -> None:
+        self._writer = writer
+        self._load = load
+        self._payload = np.zeros(load.size, dtype=np.uint8)
+        self._calls = (ctypes.c_void_p * len(_CORE_CALLS))(
+            *(int(ffi.cast("uintptr_t", ffi.addressof(lib, name))) for name in _CORE_CALLS)
+        )
+
+    def send_now(self, index: int) -> None:
+        """Sends one message without a due time."""
+        self._payload[:16] = np.frombuffer(np.array([0, index], dtype=np.int64), dtype=np.uint8)
+        self._writer.publish(Kind.BLOCK, self._payload.tobytes(), hash=_HASH, level=Level.MERKLE)
+
+    def send_all(self, start_ns: int) -> None:
+        """Sends the load's messages by its timetable."""
+        load = self._load
+        writer = int(ffi.cast("uintptr_t", self._writer._c))
+        address = self._payload.ctypes.data
+        code = native_ends.library().ends_write(
+            self._calls, writer, address, load.size, load.count, start_ns, load.interval_ns,
+            load.from_commit,
+        )  # fmt: skip
+        if code < 0:
+            raise OSError(f"the writer refused: {code}")
+
+
+class _CReading:
+    def __init__(self, handle: int, load: Load) -> None:
+        self._handle = handle
+        self._load = load
+
+    def await_probe(self) -> None:
+        """Returns once any message was received."""
+        self._read(0, np.empty(0, dtype=np.int64))
+
+    def receive_all(self) -> Latencies:
+        """Latencies by message index, -1 for a message that did not come."""
+        latencies = np.full(self._load.count, -1, dtype=np.int64)
+        self._read(self._load.count, latencies)
+        return latencies
+
+    def _read(self, end: int, latencies: Latencies) -> None:
+        code = native_ends.library().ends_read(
+            self._handle, end, self._load.touch, latencies.ctypes.data
+        )
+        if code != 0:
+            raise OSError(f"the reader stopped: {code}")
+
+
+def _writer(instance: str) -> Writer:
+    return Writer.create(instance, "blocks", slot_count=_SLOTS, arena_bytes=_ARENA_BYTES)
+
+
+def _attach(instance: str) -> Ring:
+    """Attaches once the writing process has made the ring."""
+    give_up = time.monotonic() + _START_SECONDS
+    while True:
+        try:
+            return Ring.attach(instance, "blocks")
+        except NotRunningError:
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(0.001)
+
+
+def _publishing(writer: Writer) -> tuple[Send, Send]:
+    """Send and stage: the payload is bytes beforehand, as it is out of a socket."""
+    staged: list[bytes] = [b""]
+    publish, kind, level = writer.publish, int(Kind.BLOCK), int(Level.MERKLE)
+
+    def stage(payload: bytearray) -> None:
+        staged[0] = bytes(payload)
+
+    def send(_payload: bytearray) -> None:
+        publish(kind, staged[0], hash=_HASH, level=level)
+
+    return send, stage
+
+
+def _committing(writer: Writer) -> tuple[Send, Send]:
+    """Send and stage: the payload is received into the arena beforehand."""
+    staged: list[Reservation] = []
+    kind, level = int(Kind.BLOCK), int(Level.MERKLE)
+
+    def stage(payload: bytearray) -> None:
+        reservation = writer.reserve(len(payload))
+        reservation.buffer[:] = payload
+        reservation.advance(len(payload))
+        staged.append(reservation)
+
+    def send(_payload: bytearray) -> None:
+        staged.pop().commit(kind, hash=_HASH, level=level)
+
+    return send, stage
+
+
+def _waiting(reader: Reader) -> Callable[[], Payload]:
+    wait = reader.wait
+
+    def receive() -> Payload:
+        frame = wait(None)
+        assert frame is not None
+        return frame.payload
+
+    return receive

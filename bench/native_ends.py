@@ -1,0 +1,84 @@
+"""The C side of ``bench_ring``, compiled when first used and kept in ``build/bench``."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import multiprocessing
+import os
+import shlex
+import subprocess
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+
+_ROOT = Path(__file__).resolve().parent.parent
+_SOURCE = _ROOT / "bench" / "native" / "ring_ends.c"
+_FLAGS = [
+    "-std=c11",
+    "-O3",
+    "-fPIC",
+    "-shared",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+]
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """``ring_ends.c`` as a loaded library with its functions' types declared."""
+    loaded = ctypes.CDLL(str(_compiled()))
+    pointer, i64, u64 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_uint64
+    loaded.ends_write.argtypes = [pointer, pointer, pointer, u64, i64, u64, u64, ctypes.c_int]
+    loaded.ends_write.restype = i64
+    loaded.ends_open.argtypes = [ctypes.c_char_p]
+    loaded.ends_open.restype = pointer
+    loaded.ends_close.argtypes = [pointer]
+    loaded.ends_close.restype = None
+    loaded.ends_read.argtypes = [pointer, i64, ctypes.c_int, pointer]
+    loaded.ends_ping.argtypes = [ctypes.c_int, ctypes.c_int, u64, u64, pointer]
+    return loaded
+
+
+def half_round_trip_ns(cores: tuple[int, int], batches: int = 200, trips: int = 1000) -> float:
+    """Half of a bare cache-line round trip between two cores, the median of ``batches`` means.
+
+    Measured in a process of its own, since it pins its threads.
+    """
+    library()
+    context = multiprocessing.get_context("fork")
+    result, result_writer = context.Pipe(duplex=False)
+    process = context.Process(target=_ping, args=(cores, batches, trips, result_writer))
+    process.start()
+    result_writer.close()
+    try:
+        half: float = result.recv()
+    finally:
+        process.join()
+    return half
+
+
+def _ping(cores: tuple[int, int], batches: int, trips: int, result: Connection) -> None:
+    means = np.zeros(batches)
+    if library().ends_ping(*cores, batches, trips, means.ctypes.data) != 0:
+        raise OSError("no thread for the cache-line ping")
+    result.send(float(np.median(means)) / 2)
+
+
+def _compiled() -> Path:
+    inputs = [_SOURCE, *sorted((_ROOT / "native").glob("**/*.h"))]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in inputs)).hexdigest()[:16]
+    target = _ROOT / "build" / "bench" / f"ring_ends-{digest}.so"
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        making = target.with_suffix(f".{os.getpid()}")
+        compiler = shlex.split(os.environ.get("CC", "cc"))
+        places = ["-I", str(_ROOT / "native"), "-I", str(_ROOT / "native" / "include")]
+        command = [*compiler, *_FLAGS, *places, str(_SOURCE), "-o", str(making), "-pthread"]
+        subprocess.run(command, check=True)
+        making.rename(target)
+    return target
