@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 
+import pytest
 from peers import Bcoin, Bitcoind, Litecoind, Spender
 from peers.fixtures import NodeStarter
 from peers.nodes import Node
@@ -16,6 +17,8 @@ from bitcoin_sprint.chains import network
 from bitcoin_sprint.ingest.feed import Source, SourceKind
 from bitcoin_sprint.ingest.p2p_feed import P2PFeed, PeerGroup, p2p_feeds
 from bitcoin_sprint.ingest.peers import AddressBook
+
+pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])
 
 
 @asynccontextmanager

@@ -193,6 +193,15 @@ class Connection(asyncio.BufferedProtocol):
         self.send(messages.Ping(self._ping_nonce))
 
     @property
+    def state(self) -> str:
+        """``connecting``, ``handshake``, ``ready`` or ``closed``."""
+        if self.closed_by is not None:
+            return "closed"
+        if self._transport is None:
+            return "connecting"
+        return "ready" if self.ready else "handshake"
+
+    @property
     def bytes_received(self) -> int:
         return self._reader.bytes_received
 

@@ -125,7 +125,7 @@ class P2PFeed:
         self._fixed = fixed
         self._call: _Call | None = None
         self._address: PeerAddress | None = None
-        self._state = "idle"
+        self._is_running = False
         self._silent_failures = 0
         self._counts: Counter[str] = Counter()
         self._causes: Counter[str] = Counter()
@@ -146,13 +146,13 @@ class P2PFeed:
         return self._call is not None and self._call.session.fetch([hash])
 
     async def run(self) -> None:
+        self._is_running = True
         try:
             while True:
-                self._state = "waiting"
                 self._address = await self._group.book.acquire(self._fixed)
                 await self._converse(self._address)
         finally:
-            self._state = "stopped"
+            self._is_running = False
 
     async def _converse(self, address: PeerAddress) -> None:
         """Connect to ``address`` and stay until the connection ends."""
@@ -172,7 +172,6 @@ class P2PFeed:
             self._note_end(call, address)
 
     async def _connect(self, call: _Call, address: PeerAddress) -> None:
-        self._state = "connecting"
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(CONNECT_S):
@@ -181,14 +180,11 @@ class P2PFeed:
             call.connection.close(Cause.UNREACHABLE, f"no answer within {CONNECT_S:g} s")
         except OSError as error:
             call.connection.close(Cause.UNREACHABLE, str(error))
-        else:
-            self._state = "handshake"
 
     def note_ready(self) -> None:
         """The handshake is done."""
         call = self._call
         peer = call.connection.peer_version if call is not None else None
-        self._state = "ready"
         self._counts["connections"] += 1
         extra = self._log_fields()
         if peer is not None:
@@ -218,6 +214,13 @@ class P2PFeed:
             _log.warning("peer can't be reached", extra=extra)
         self._silent_failures += call.ready_at is None
 
+    @property
+    def state(self) -> str:
+        """``stopped``, ``waiting`` to connect, ``connecting``, ``handshake`` or ``ready``."""
+        if self._call is not None:
+            return self._call.connection.state
+        return "waiting" if self._is_running else "stopped"
+
     def _log_fields(self) -> dict[str, Any]:
         return {"source": self.name, "address": str(self._address)}
 
@@ -225,7 +228,7 @@ class P2PFeed:
         """State, peer, and counts since the start; ``dropped`` has the ended ones by cause."""
         call = self._call
         counts = Counter(self._counts)
-        state: dict[str, Any] = {"state": self._state, "address": str(self._address or "")}
+        state: dict[str, Any] = {"state": self.state, "address": str(self._address or "")}
         if call is not None:
             connection = call.connection
             counts["bytes_received"] += connection.bytes_received
