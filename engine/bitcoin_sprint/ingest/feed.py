@@ -28,7 +28,7 @@ class SourceKind(enum.StrEnum):
 
 
 class Source(msgspec.Struct, frozen=True):
-    """Who said it. ``index`` is its place in the rings' source table, ``name`` what stands there."""
+    """Who said it. ``index`` is its place in the rings' source table, ``name`` its name there."""
 
     index: int
     name: str
@@ -37,7 +37,7 @@ class Source(msgspec.Struct, frozen=True):
 
 
 class Stamps(msgspec.Struct, frozen=True):
-    """When a thing came, CLOCK_REALTIME ns, 0: not known. ``origin_ns`` is the sender's own word."""
+    """When a thing came, CLOCK_REALTIME ns, 0: unknown. ``origin_ns`` is the sender's own word."""
 
     origin_ns: int = 0
     first_byte_ns: int = 0
