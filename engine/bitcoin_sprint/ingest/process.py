@@ -1,0 +1,238 @@
+"""The ingest process: feeds, intake and rings in one thread, until SIGTERM.
+
+It is the only writer of both rings and of the header chain on disk. A clean stop ends the rings;
+a killed process leaves them to its successor, which goes on at the next frame.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import grp
+import logging
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import uvloop
+
+from bitcoin_sprint.chains import Network, network
+from bitcoin_sprint.config import Config
+from bitcoin_sprint.errors import ConfigError, HostError
+from bitcoin_sprint.ingest.block_frames import BlockFrames
+from bitcoin_sprint.ingest.body_fetcher import BodyFetcher
+from bitcoin_sprint.ingest.feed import Feed
+from bitcoin_sprint.ingest.intake import Intake
+from bitcoin_sprint.ingest.intake_counters import COUNTERS, HISTOGRAMS, IntakeCounters
+from bitcoin_sprint.ingest.sources import SourceTable, build_feeds, node_sources
+from bitcoin_sprint.ingest.transaction_frames import TransactionFrames
+from bitcoin_sprint.metrics import Counters
+from bitcoin_sprint.ring import Ring, RingOptions, Writer, plan
+from bitcoin_sprint.validate import HeaderChain
+
+TICK_S: Final = 0.025
+TICKS_PER_HEARTBEAT: Final = 4
+TICKS_PER_REPORT: Final = 40
+FEED_RESTART_S: Final = 1.0
+PRIVATE_MODE: Final = 0o600
+
+_log = logging.getLogger(__name__)
+
+
+class Rings:
+    """Both rings of an instance, written by us. Closed by ``close``."""
+
+    def __init__(self, config: Config, group: str | None) -> None:
+        sizes = config.ring
+        directory = Path(sizes.directory) if sizes.directory else None
+        mode = sizes.mode if config.use_shared_memory else PRIVATE_MODE
+        options = plan(
+            config.instance,
+            RingOptions(sizes.blocks_slots, sizes.blocks_arena_bytes),
+            RingOptions(sizes.tx_slots, sizes.tx_arena_bytes),
+            directory,
+        )
+        with contextlib.ExitStack() as made:
+            self.blocks, self.tx = (
+                made.enter_context(
+                    Writer.create(
+                        config.instance,
+                        name,
+                        slot_count=options[name].slot_count,
+                        arena_bytes=options[name].arena_bytes,
+                        network=config.network,
+                        mode=mode,
+                        group=group,
+                        directory=directory,
+                    )
+                )
+                for name in ("blocks", "tx")
+            )
+            self.own_blocks = made.enter_context(
+                Ring.attach(config.instance, "blocks", directory=directory)
+            )
+            self._closing = made.pop_all()
+
+    def heartbeat(self) -> None:
+        """Show readers that we live."""
+        self.blocks.heartbeat()
+        self.tx.heartbeat()
+
+    def set_source(self, index: int, name: str) -> None:
+        """Enter a source into the tables of both rings."""
+        self.blocks.set_source(index, name)
+        self.tx.set_source(index, name)
+
+    def close(self) -> None:
+        """End the rings; their readers are told."""
+        self._closing.close()
+
+
+class Ingest:
+    """Everything that the process owns, put together."""
+
+    def __init__(self, config: Config, network: Network, rings: Rings, counters: Counters) -> None:
+        self._rings = rings
+        self._counters = counters
+        self._save_failed = False
+        table = SourceTable(rings.set_source)
+        self.chain = HeaderChain.open(network, header_file(config))
+        fetcher = BodyFetcher()
+        clock = asyncio.get_running_loop().time
+        nodes = node_sources(config, table)
+        self.intake = Intake(
+            network,
+            self.chain,
+            BlockFrames(rings.blocks, rings.own_blocks, network),
+            TransactionFrames(rings.tx, network, clock),
+            fetcher,
+            IntakeCounters(counters),
+            nodes=[source for source in nodes if source.trusted],
+            clock=clock,
+        )
+        self.feeds = build_feeds(config, network, self.intake, table)
+        for feed in self.feeds:
+            fetcher.add_feed(feed)
+
+    async def tick(self) -> None:
+        """Let time pass for intake, rings and counters, until cancelled."""
+        count = 0
+        while True:
+            self.intake.tick()
+            count += 1
+            if count % TICKS_PER_HEARTBEAT == 0:
+                self._rings.heartbeat()
+            if count % TICKS_PER_REPORT == 0:
+                self._counters.heartbeat()
+                self._save_headers()
+                self._report_feeds()
+            await asyncio.sleep(TICK_S)
+
+    def _save_headers(self) -> None:
+        """Save the header chain; a disk that refuses is told of once, and costs a slow restart."""
+        try:
+            self.chain.save()
+        except HostError as error:
+            if not self._save_failed:
+                _log.error("the header chain can't be saved: %s", error)
+            self._save_failed = True
+        else:
+            self._save_failed = False
+
+    def _report_feeds(self) -> None:
+        """Show how each source stands; ``source.<name>.up`` and what it counts of connections."""
+        for feed in self.feeds:
+            state = feed.snapshot()
+            counts = state.get("counts", {})
+            figures = {
+                "up": int(state.get("state") == "ready"),
+                "connections": counts.get("connections", 0),
+                "bytes_received": counts.get("bytes_received", 0),
+                "dropped": sum(state.get("dropped", {}).values()),
+            }
+            for name, value in figures.items():
+                self._counters.counter(f"source.{feed.name}.{name}").set(value)
+
+
+def main(config: Config, ready: Callable[[], None]) -> None:
+    """Run ingest until SIGTERM; ``ready`` is called once the rings are there and feeds run.
+
+    Raises ConfigError, HostError or WriterActive, each saying what to change.
+    """
+    uvloop.run(_run(config, ready))
+
+
+def header_file(config: Config) -> Path:
+    """Where the header chain of this network is kept; its folder is made if need be."""
+    folder = Path(config.data_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HostError(f"data_dir: cannot make {folder}: {error.strerror}") from error
+    return folder / f"{config.network}.headers"
+
+
+async def _run(config: Config, ready: Callable[[], None]) -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    with _owned(config) as ingest:
+        tasks = [loop.create_task(_keep_running(feed)) for feed in ingest.feeds]
+        ticking = loop.create_task(ingest.tick())
+        stopping = loop.create_task(stopped.wait())
+        _log.info("ingest runs", extra={"sources": len(tasks), "network": config.network})
+        ready()
+        try:
+            # A fault of the intake itself ends the process: its successor takes the rings over.
+            await asyncio.wait((ticking, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if ticking.done():
+                ticking.result()
+        finally:
+            for task in (*tasks, ticking, stopping):
+                task.cancel()
+            await asyncio.gather(*tasks, ticking, stopping, return_exceptions=True)
+
+
+@contextlib.contextmanager
+def _owned(config: Config) -> Iterator[Ingest]:
+    """Make rings, counters, chain and feeds; give them up again in the opposite order."""
+    group = config.ring.group or None
+    known = network(config.network)
+    rings = Rings(config, group)
+    with contextlib.closing(rings):
+        counters = Counters.create(
+            config.instance,
+            "ingest",
+            COUNTERS,
+            HISTOGRAMS,
+            {"network": config.network},
+            mode=config.ring.mode if config.use_shared_memory else PRIVATE_MODE,
+            group_id=_group_id(group),
+        )
+        with contextlib.closing(counters):
+            ingest = Ingest(config, known, rings, counters)
+            with contextlib.closing(ingest.chain):
+                yield ingest
+
+
+def _group_id(group: str | None) -> int:
+    if group is None:
+        return -1
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise ConfigError(f"ring.group: there is no group {group!r} on this host") from None
+
+
+async def _keep_running(feed: Feed) -> None:
+    """Run a feed; one that breaks is logged and run again, the others never notice."""
+    while True:
+        try:
+            await feed.run()
+        except Exception:
+            _log.exception("feed broke and is started again", extra={"source": feed.name})
+            await asyncio.sleep(FEED_RESTART_S)
+        else:
+            return

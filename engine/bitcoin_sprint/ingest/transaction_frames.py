@@ -1,0 +1,132 @@
+"""Frames of the ring ``tx``: transactions once, and a node's mempool changes in its order.
+
+A peer's transaction is ``unverified``: nobody here checks signatures. It is told apart by wtxid,
+because a copy with a broken witness has the honest one's txid and must not hide it. Each peer may
+bring only so many transactions and bytes in a time; what is above that is dropped and counted,
+and is no reason to punish it.
+
+A trusted node's acceptance is a word of its own, of level ``connected``: a TX frame when no node
+vouched for this txid before, even if a peer's unverified copy went out earlier, and a MEMPOOL
+frame where the node names the change (its ``sequence`` topic).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from bitcoin_sprint.chains import Network
+from bitcoin_sprint.errors import TransactionRefused
+from bitcoin_sprint.frames import Kind, Level, Mempool, MempoolAction
+from bitcoin_sprint.ingest.feed import Outcome, Source, Stamps, Verdict
+from bitcoin_sprint.ingest.first_seen import BoundedMap, SeenSet
+from bitcoin_sprint.ingest.node_words import MempoolEvent
+from bitcoin_sprint.ring import Writer
+from bitcoin_sprint.validate import prove_transaction
+
+SEEN_MAX: Final = 200_000
+TRANSACTIONS_PER_S: Final = 1_000.0
+TRANSACTIONS_BURST: Final = 10_000.0
+BYTES_PER_S: Final = 2_000_000.0
+BYTES_BURST: Final = 16_000_000.0
+TRANSACTION_BYTES_MAX: Final = 4_000_000
+
+
+class TokenBucket:
+    """At most ``burst`` at once and ``rate`` a second; full at the start. One thread."""
+
+    __slots__ = ("_burst", "_left", "_rate", "_updated")
+
+    def __init__(self, rate: float, burst: float, now: float) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._left = burst
+        self._updated = now
+
+    def take(self, amount: float, now: float) -> bool:
+        """Take ``amount`` at time ``now`` (seconds, monotonic); False when that is too much."""
+        self._left = min(self._burst, self._left + (now - self._updated) * self._rate)
+        self._updated = now
+        if amount > self._left:
+            return False
+        self._left -= amount
+        return True
+
+
+class TransactionFrames:
+    """The writing side of the ring ``tx``. One thread; ``writer`` is borrowed."""
+
+    def __init__(self, writer: Writer, network: Network, clock: Callable[[], float]) -> None:
+        self._writer = writer
+        self._network = network
+        self._chain = network.chain
+        self._clock = clock
+        self._seen_wtxids = SeenSet(SEEN_MAX)
+        # Level at which a txid went out last.
+        self._levels: BoundedMap[Level] = BoundedMap(SEEN_MAX)
+        self._buckets: dict[int, tuple[TokenBucket, TokenBucket]] = {}
+
+    def knows(self, hash: bytes) -> bool:
+        """Return whether a transaction of this txid or wtxid was published."""
+        return hash in self._levels or hash in self._seen_wtxids
+
+    def take(
+        self, source: Source, raw: bytes | memoryview, stamps: Stamps, level: Level
+    ) -> Outcome:
+        """Check and publish a transaction, unless it went out at ``level`` or above."""
+        if level is Level.UNVERIFIED and not self._within_bounds(source, len(raw)):
+            return Outcome(Verdict.REFUSED, reason="rate-limit")
+        try:
+            if len(raw) > TRANSACTION_BYTES_MAX:
+                raise TransactionRefused("bad-txns-oversize")
+            txid, wtxid = prove_transaction(raw, self._network)
+        except TransactionRefused as error:
+            return Outcome(Verdict.REFUSED, reason=error.reason, punish=True)
+        known = self._levels.get(txid)
+        vouched = known is Level.CONNECTED
+        if vouched or (level is Level.UNVERIFIED and wtxid in self._seen_wtxids):
+            return Outcome(Verdict.DUPLICATE, txid)
+        self._seen_wtxids.add(wtxid)
+        self._levels[txid] = max(level, known or level)
+        self._writer.publish(
+            Kind.TX,
+            raw,
+            hash=txid,
+            level=level,
+            chain=self._chain,
+            source=source.index,
+            origin_ns=stamps.origin_ns,
+            first_byte_ns=stamps.first_byte_ns,
+            last_byte_ns=stamps.last_byte_ns,
+        )
+        return Outcome(Verdict.ACCEPTED, txid)
+
+    def publish_mempool(self, event: MempoolEvent, source: Source, level: Level) -> None:
+        """Publish that the mempool of ``source`` changed."""
+        if event.action is MempoolAction.REMOVED:
+            # The node may take it again later, and that is news.
+            self._levels.pop(event.txid)
+        payload = Mempool(event.action, event.mempool_sequence, event.raw).pack()
+        stamps = event.stamps
+        self._writer.publish(
+            Kind.MEMPOOL,
+            payload,
+            hash=event.txid,
+            level=level,
+            chain=self._chain,
+            source=source.index,
+            origin_ns=stamps.origin_ns,
+            first_byte_ns=stamps.first_byte_ns,
+            last_byte_ns=stamps.last_byte_ns,
+        )
+
+    def _within_bounds(self, source: Source, length: int) -> bool:
+        now = self._clock()
+        buckets = self._buckets.get(source.index)
+        if buckets is None:
+            buckets = self._buckets[source.index] = (
+                TokenBucket(TRANSACTIONS_PER_S, TRANSACTIONS_BURST, now),
+                TokenBucket(BYTES_PER_S, BYTES_BURST, now),
+            )
+        counts, byte_counts = buckets
+        return counts.take(1, now) and byte_counts.take(length, now)
