@@ -164,7 +164,7 @@ class Cursor:
         """What to do with the frame at ``next``, no byte of which was accepted yet.
 
         ``head`` is the ordinal that the next published frame will get, ``newest`` that of the
-        newest block's first frame (or ``head`` where there is none).
+        newest block's first frame, or of the newest frame where there is no block.
         """
         situation = situation_of(
             self.policy,
