@@ -66,6 +66,23 @@ class ProtocolError(FeedError):
     """A peer broke the protocol that it speaks."""
 
 
+class SubscriberError(SprintError):
+    """A subscription can't go on."""
+
+
+class Disconnected(SubscriberError):
+    """The stream ended, and the subscriber was told not to reconnect, or was closed."""
+
+
+class SubscriptionRefused(SubscriberError):
+    """The server refused the subscription; trying again would not help. ``code`` is its reason
+    (``transports.handshake.Refusal``)."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(f"subscription refused: {text}")
+        self.code = code
+
+
 class BlockRefused(SprintError):
     """A block failed its proof. ``reason`` is a short stable word, Bitcoin Core's where it has one.
 
