@@ -1,0 +1,1 @@
+"""The relay: one worker process a tier, from the rings to that tier's subscribers."""
