@@ -48,24 +48,28 @@ static void go_private(sp_reservation *reservation)
     reservation->state = own != NULL ? SP_RESERVATION_REVOKED : SP_RESERVATION_LOST;
 }
 
-static void revoke_lapped(sp_writer *writer, uint64_t end)
+/* revoke_lapped makes way for an intent of `intent`: readers will take no payload for whole that
+ * lies more than the arena's size below it. */
+static void revoke_lapped(sp_writer *writer, uint64_t intent)
 {
     if (writer->reserved_bytes == 0)
         return;
     for (uint32_t at = 0; at < writer->reservation_count; at++) {
         sp_reservation *open = writer->reservations[at];
-        if (open->state == SP_RESERVATION_OPEN && end - open->position > writer->arena_bytes)
+        if (open->state == SP_RESERVATION_OPEN && intent - open->position > writer->arena_bytes)
             go_private(open);
     }
 }
 
-/* sp_raise_intent announces, before any byte of it is written, that positions below `end` are used.
- * */
+/* sp_raise_intent announces, before any byte of it is written, that positions below `end` are
+ * used. It goes up in steps, ahead of need: small frames then mostly leave its line alone, which
+ * every reader looks at for every frame and so would have to be fetched back each time. */
 static inline void sp_raise_intent(sp_writer *writer, uint64_t end, uint64_t length)
 {
     if (end > writer->intent) {
-        writer->intent = end;
-        SP_STORE_RELAXED(&writer->header->tail_intent, end);
+        writer->intent = sp_round_up(end, writer->intent_step);
+        revoke_lapped(writer, writer->intent);
+        SP_STORE_RELAXED(&writer->header->tail_intent, writer->intent);
     }
     /* SYNC: pairs with the acquire fence in sp_intact. */
     SP_FENCE_RELEASE();
@@ -82,7 +86,6 @@ static inline uint64_t sp_allocate(sp_writer *writer, uint64_t length)
     if (offset + length > writer->arena_bytes)
         position += writer->arena_bytes - offset;
     uint64_t end = sp_round_up(position + length, SP_PAYLOAD_ALIGN);
-    revoke_lapped(writer, end);
     writer->allocated = end;
     sp_raise_intent(writer, end, length);
     return position;
@@ -120,6 +123,18 @@ static inline void sp_write_slot(sp_writer *writer, sp_descriptor *frame)
         SP_STORE_RELAXED(to + at, words[at]);
     /* SYNC: pairs with the acquire loads of slot.seq in sp_poll, sp_ready, sp_head and sp_whole. */
     SP_STORE_RELEASE(&slot->seq, frame->seq);
+}
+
+/* sp_prefetch asks for the lines that the next small frame will be written to, so that its stores
+ * need not wait for readers to give them up. Changes nothing that anybody can see. */
+static inline void sp_prefetch(const sp_writer *writer)
+{
+    const uint8_t *slot = (const uint8_t *)&writer->slots[writer->next & writer->slot_mask];
+    const uint8_t *payload = writer->arena + writer->allocated % writer->arena_bytes;
+    SP_PREFETCH_WRITE(slot);
+    SP_PREFETCH_WRITE(slot + 64);
+    SP_PREFETCH_WRITE(payload);
+    SP_PREFETCH_WRITE(payload + 64);
 }
 
 /* sp_announce moves the head hint and wakes whoever sleeps. */
@@ -160,6 +175,7 @@ static int64_t publish_at(sp_writer *writer, const sp_meta *meta, uint64_t posit
     sp_write_slot(writer, &frame);
     writer->next = frame.seq + 1;
     sp_announce(writer, frame.seq);
+    sp_prefetch(writer);
     return (int64_t)frame.seq;
 }
 
@@ -179,22 +195,31 @@ int64_t sp_writer_publish(sp_writer *writer, const sp_meta *meta, const sp_part 
     return publish_at(writer, meta, position, length, crc);
 }
 
+void sp_meta_fill(sp_meta *meta, uint32_t kind, uint32_t chain, uint32_t level, uint32_t flags,
+                  int32_t height, uint32_t source, const uint8_t *hash, uint64_t origin_ns,
+                  uint64_t first_byte_ns, uint64_t last_byte_ns)
+{
+    *meta = (sp_meta){.kind = (uint8_t)kind,
+                      .chain = (uint8_t)chain,
+                      .level = (uint8_t)level,
+                      .flags = flags,
+                      .height = height,
+                      .source = (uint16_t)source,
+                      .origin_ns = origin_ns,
+                      .first_byte_ns = first_byte_ns,
+                      .last_byte_ns = last_byte_ns};
+    memcpy(meta->hash, hash, sizeof meta->hash);
+}
+
 int64_t sp_writer_publish_one(sp_writer *writer, uint32_t kind, uint32_t chain, uint32_t level,
                               uint32_t flags, int32_t height, uint32_t source, const uint8_t *hash,
                               uint64_t origin_ns, uint64_t first_byte_ns, uint64_t last_byte_ns,
-                              const void *bytes, uint64_t length)
+                              const uint8_t *bytes, uint64_t length)
 {
     sp_part part = {bytes, length};
-    sp_meta meta = {.kind = (uint8_t)kind,
-                    .chain = (uint8_t)chain,
-                    .level = (uint8_t)level,
-                    .flags = flags,
-                    .height = height,
-                    .source = (uint16_t)source,
-                    .origin_ns = origin_ns,
-                    .first_byte_ns = first_byte_ns,
-                    .last_byte_ns = last_byte_ns};
-    memcpy(meta.hash, hash, sizeof meta.hash);
+    sp_meta meta;
+    sp_meta_fill(&meta, kind, chain, level, flags, height, source, hash, origin_ns, first_byte_ns,
+                 last_byte_ns);
     return sp_writer_publish(writer, &meta, &part, 1);
 }
 

@@ -11,6 +11,15 @@
 #define SP_RESERVATIONS_MAX 256u /* open at a time, in the arena or in private memory */
 #define SP_RESERVED_SHARE 4u     /* open reservations take at most this part of the arena */
 #define SP_PAYLOAD_SHARE 2u      /* one payload takes at most this part of the arena */
+#define SP_INTENT_STEP_MAX UINT64_C(65536)
+#define SP_INTENT_STEP_SHARE UINT64_C(64) /* ... and at most this part of the arena */
+
+/* Bring a line into this core's cache, to be written. */
+#if defined(__x86_64__)
+#define SP_PREFETCH_WRITE(address) __asm__ __volatile__("prefetchw %0" ::"m"(*(address)))
+#else
+#define SP_PREFETCH_WRITE(address) __builtin_prefetch((address), 1, 3)
+#endif
 
 /* One piece of a gathered payload. */
 typedef struct sp_part {
@@ -65,6 +74,7 @@ struct sp_writer {
     uint64_t next;           /* sequence of the next frame */
     uint64_t allocated;      /* arena position of the next allocation */
     uint64_t intent;         /* what tail_intent says; never below `allocated`, never back */
+    uint64_t intent_step;    /* it goes up to multiples of this */
     uint64_t reserved_bytes; /* of open reservations in the arena */
     uint64_t revocations;
     uint32_t reservation_count;
@@ -117,7 +127,12 @@ int64_t sp_writer_publish(sp_writer *writer, const sp_meta *meta, const sp_part 
 int64_t sp_writer_publish_one(sp_writer *writer, uint32_t kind, uint32_t chain, uint32_t level,
                               uint32_t flags, int32_t height, uint32_t source, const uint8_t *hash,
                               uint64_t origin_ns, uint64_t first_byte_ns, uint64_t last_byte_ns,
-                              const void *bytes, uint64_t length);
+                              const uint8_t *bytes, uint64_t length);
+
+/* sp_meta_fill writes all of meta; hash has 32 bytes. */
+void sp_meta_fill(sp_meta *meta, uint32_t kind, uint32_t chain, uint32_t level, uint32_t flags,
+                  int32_t height, uint32_t source, const uint8_t *hash, uint64_t origin_ns,
+                  uint64_t first_byte_ns, uint64_t last_byte_ns);
 
 /* sp_writer_reserve opens a reservation of capacity bytes to receive into. It lies in the arena,
  * or, when open reservations would exceed a quarter of it, in private memory from the start.

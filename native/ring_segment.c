@@ -53,6 +53,10 @@ static void open_on(sp_writer *writer, void *base, uint64_t mapped_bytes)
     writer->mapped_bytes = mapped_bytes;
     writer->slot_mask = header->slot_count - 1;
     writer->arena_bytes = header->arena_bytes;
+    uint64_t step = header->arena_bytes / SP_INTENT_STEP_SHARE / SP_PAYLOAD_ALIGN;
+    writer->intent_step = SP_PAYLOAD_ALIGN * step;
+    if (writer->intent_step > SP_INTENT_STEP_MAX)
+        writer->intent_step = SP_INTENT_STEP_MAX;
     header->writer_pid = (uint32_t)getpid();
     header->writer_start_ticks = start_ticks();
     header->takeover_ns = sp_clock_ns(CLOCK_REALTIME);

@@ -105,16 +105,6 @@ typedef struct {
 } sp_part;
 
 typedef struct {
-    uint8_t kind;
-    uint8_t chain;
-    uint8_t level;
-    uint32_t flags;
-    int32_t height;
-    uint16_t source;
-    uint8_t hash[32];
-    uint64_t origin_ns;
-    uint64_t first_byte_ns;
-    uint64_t last_byte_ns;
     ...;
 } sp_meta;
 
@@ -155,7 +145,10 @@ int64_t sp_writer_publish(sp_writer *writer, const sp_meta *meta, const sp_part 
 int64_t sp_writer_publish_one(sp_writer *writer, uint32_t kind, uint32_t chain, uint32_t level,
                               uint32_t flags, int32_t height, uint32_t source, const uint8_t *hash,
                               uint64_t origin_ns, uint64_t first_byte_ns, uint64_t last_byte_ns,
-                              const void *bytes, uint64_t length);
+                              const uint8_t *bytes, uint64_t length);
+void sp_meta_fill(sp_meta *meta, uint32_t kind, uint32_t chain, uint32_t level, uint32_t flags,
+                  int32_t height, uint32_t source, const uint8_t *hash, uint64_t origin_ns,
+                  uint64_t first_byte_ns, uint64_t last_byte_ns);
 int sp_writer_reserve(sp_writer *writer, uint64_t capacity, sp_reservation *reservation);
 int sp_reservation_advance(sp_reservation *reservation, uint64_t count);
 int64_t sp_reservation_commit(sp_reservation *reservation, const sp_meta *meta);

@@ -7,8 +7,9 @@ what was read; or take ``copy()``, which asks by itself.
 from __future__ import annotations
 
 from struct import Struct
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -16,9 +17,6 @@ from bitcoin_sprint.errors import Corrupt, Overrun
 from bitcoin_sprint.frames import BLOCK_FOOTER, BLOCK_TRAILER_MAGIC, Kind
 from bitcoin_sprint.native import lib
 from bitcoin_sprint.ring import layout
-
-if TYPE_CHECKING:
-    from bitcoin_sprint.ring.attached import Ring
 
 _U64 = Struct("<Q").unpack_from
 _U32 = Struct("<I").unpack_from
@@ -29,37 +27,39 @@ _PLACE = Struct("<QI").unpack_from
 _HEADER_BYTES = 80
 
 
-class Frame:
+class Frame(msgspec.Struct, frozen=True, eq=False):
     """One frame. Its fields are a private copy and never change; only the payload can go away."""
 
-    __slots__ = ("_raw", "_ring")
-
-    def __init__(self, ring: Ring, raw: bytes) -> None:
-        self._ring = ring
-        self._raw = raw
+    _ring: Any  # a Ring; a Struct for its constructor, which costs half of a Python one
+    _raw: bytes
 
     @property
     def sequence(self) -> int:
-        return int(_U64(self._raw, 0)[0])
+        value: int = _U64(self._raw, 0)[0]
+        return value
 
     @property
     def session(self) -> int:
-        return self._ring.session
+        session: int = self._ring.session
+        return session
 
     @property
     def position(self) -> int:
         """Absolute place in the arena; frames may lie there in another order than their numbers."""
-        return int(_U64(self._raw, 8)[0])
+        value: int = _U64(self._raw, 8)[0]
+        return value
 
     @property
     def length(self) -> int:
         """Bytes of the payload."""
-        return int(_U32(self._raw, 16)[0])
+        value: int = _U32(self._raw, 16)[0]
+        return value
 
     @property
     def crc32c(self) -> int:
         """CRC32C of the payload, as the writer reckoned it."""
-        return int(_U32(self._raw, 20)[0])
+        value: int = _U32(self._raw, 20)[0]
+        return value
 
     @property
     def kind(self) -> int:
@@ -79,17 +79,20 @@ class Frame:
     @property
     def flags(self) -> int:
         """``frames.Flag`` bits."""
-        return int(_U32(self._raw, 28)[0])
+        value: int = _U32(self._raw, 28)[0]
+        return value
 
     @property
     def height(self) -> int:
         """-1: not known."""
-        return int(_I32(self._raw, 32)[0])
+        value: int = _I32(self._raw, 32)[0]
+        return value
 
     @property
     def source(self) -> int:
         """Index into the source table; ``Ring.source_name`` has the name."""
-        return int(_U16(self._raw, 36)[0])
+        value: int = _U16(self._raw, 36)[0]
+        return value
 
     @property
     def hash(self) -> bytes:
@@ -99,27 +102,32 @@ class Frame:
     @property
     def publish_ns(self) -> int:
         """CLOCK_REALTIME when it was published."""
-        return int(_U64(self._raw, 72)[0])
+        value: int = _U64(self._raw, 72)[0]
+        return value
 
     @property
     def origin_ns(self) -> int:
         """CLOCK_REALTIME when the sender says it was made, 0: not known."""
-        return int(_U64(self._raw, 80)[0])
+        value: int = _U64(self._raw, 80)[0]
+        return value
 
     @property
     def first_byte_ns(self) -> int:
         """CLOCK_REALTIME when its first byte arrived, 0: not known."""
-        return int(_U64(self._raw, 88)[0])
+        value: int = _U64(self._raw, 88)[0]
+        return value
 
     @property
     def last_byte_ns(self) -> int:
         """CLOCK_REALTIME when its last byte arrived, 0: not known."""
-        return int(_U64(self._raw, 96)[0])
+        value: int = _U64(self._raw, 96)[0]
+        return value
 
     @property
     def stamp_ns(self) -> int:
         """CLOCK_MONOTONIC at publication, strictly increasing over both rings of an instance."""
-        return int(_U64(self._raw, 104)[0])
+        value: int = _U64(self._raw, 104)[0]
+        return value
 
     @property
     def descriptor(self) -> bytes:
@@ -135,7 +143,8 @@ class Frame:
         position, length = _PLACE(self._raw, 8)
         ring = self._ring
         offset = position % ring.arena_bytes
-        return ring.arena[offset : offset + length]
+        payload: memoryview = ring.arena[offset : offset + length]
+        return payload
 
     def valid(self) -> bool:
         """Whether everything read from the payload before this call was whole."""

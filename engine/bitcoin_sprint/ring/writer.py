@@ -148,7 +148,7 @@ class Writer:
         if type(payload) is bytes:
             sequence = lib.sp_writer_publish_one(
                 self._c, kind, chain, level, flags, height, source, hash,
-                origin_ns, first_byte_ns, last_byte_ns, ffi.from_buffer(payload), len(payload),
+                origin_ns, first_byte_ns, last_byte_ns, payload, len(payload),
             )  # fmt: skip
         else:
             pieces = [payload] if isinstance(payload, (bytes, bytearray, memoryview)) else payload
@@ -161,7 +161,8 @@ class Writer:
             del held
         if sequence < 0:
             fail(sequence, text_of(self._c.detail))
-        return int(sequence)
+        published: int = sequence
+        return published
 
     def reserve(self, capacity: int) -> Reservation:
         """Room for a payload of at most ``capacity`` bytes that is still arriving.
@@ -195,12 +196,11 @@ class Writer:
         """The C form of a frame's description; good until the next call."""
         if len(hash) != 32:
             raise ValueError(f"a hash has 32 bytes, not {len(hash)}")
-        meta = self._meta
-        meta.kind, meta.chain, meta.level, meta.flags = kind, chain, level, flags
-        meta.height, meta.source, meta.hash = height, source, hash
-        meta.origin_ns = origin_ns
-        meta.first_byte_ns, meta.last_byte_ns = first_byte_ns, last_byte_ns
-        return meta
+        lib.sp_meta_fill(
+            self._meta, kind, chain, level, flags, height, source, hash,
+            origin_ns, first_byte_ns, last_byte_ns,
+        )  # fmt: skip
+        return self._meta
 
     def set_source(self, index: int, name: str) -> None:
         """Name entry ``index`` (0 to 63) of the table that readers look sources up in. Names of
