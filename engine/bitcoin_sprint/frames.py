@@ -108,9 +108,7 @@ class Tip(msgspec.Struct, frozen=True):
     @classmethod
     def unpack(cls, payload: bytes | memoryview) -> Tip:
         action, block_sequence, previous_hash, work = _TIP.unpack_from(payload)
-        return cls(
-            TipAction(action), block_sequence, previous_hash, int.from_bytes(work, "little")
-        )
+        return cls(TipAction(action), block_sequence, previous_hash, int.from_bytes(work, "little"))
 
 
 class Retract(msgspec.Struct, frozen=True):

@@ -19,6 +19,8 @@ import hashlib
 import struct
 from typing import Final, NamedTuple, Protocol, Self
 
+import numpy as np
+
 from bitcoin_sprint.ingest.p2p_causes import Cause, PeerFault
 from bitcoin_sprint.ingest.p2p_fields import Buffer, MalformedMessage
 
@@ -107,7 +109,8 @@ class _LongMessage:
     def __init__(self, header: MessageHeader, first_ns: int, *, store: bool) -> None:
         self.header = header
         self.first_ns = first_ns
-        self.body: memoryview | None = memoryview(bytearray(header.length)) if store else None
+        # Not zeroed: an announced size costs nothing until its bytes come.
+        self.body = np.empty(header.length, np.uint8).data if store else None
         self.filled = 0
         self.digest = hashlib.sha256()
         self.head_due = header.command == "block" and header.length >= BLOCK_HEADER_BYTES
