@@ -18,7 +18,7 @@ from bitcoin_sprint.ingest.intake import Intake
 from bitcoin_sprint.ingest.intake_counters import COUNTERS, HISTOGRAMS, IntakeCounters
 from bitcoin_sprint.ingest.transaction_frames import TransactionFrames
 from bitcoin_sprint.metrics import Counters
-from bitcoin_sprint.ring import Reader, Ring, Writer
+from bitcoin_sprint.ring import Frame, Reader, Ring, Writer
 from bitcoin_sprint.validate.header_chain import HeaderChain
 
 PEER = Source(1, "peer-a", SourceKind.P2P)
@@ -172,24 +172,31 @@ def rigs() -> Iterator[Rigs]:
         made.close()
 
 
+_UNPACK: dict[Kind, Callable[[memoryview], Payload]] = {
+    Kind.TIP: Tip.unpack,
+    Kind.RETRACT: Retract.unpack,
+    Kind.MEMPOOL: Mempool.unpack,
+}
+
+
+def seen_frame(frame: Frame) -> Seen:
+    """Take a frame apart."""
+    kind = Kind(frame.kind)
+    return Seen(
+        sequence=frame.sequence,
+        kind=kind,
+        hash=frame.hash,
+        height=frame.height,
+        level=Level(frame.level),
+        flags=Flag(frame.flags),
+        source=frame.source,
+        payload=_UNPACK.get(kind, bytes)(frame.payload),
+    )
+
+
 def _drain(reader: Reader) -> Iterator[Seen]:
-    unpack: dict[Kind, Callable[[memoryview], Payload]] = {
-        Kind.TIP: Tip.unpack,
-        Kind.RETRACT: Retract.unpack,
-        Kind.MEMPOOL: Mempool.unpack,
-    }
     while (frame := reader.poll()) is not None:
-        kind = Kind(frame.kind)
-        yield Seen(
-            sequence=frame.sequence,
-            kind=kind,
-            hash=bytes(frame.hash),
-            height=frame.height,
-            level=Level(frame.level),
-            flags=Flag(frame.flags),
-            source=frame.source,
-            payload=unpack.get(kind, bytes)(frame.payload),
-        )
+        yield seen_frame(frame)
 
 
 def moves(frames: Sequence[Seen], level: Level = Level.MERKLE) -> list[tuple[str, bytes]]:

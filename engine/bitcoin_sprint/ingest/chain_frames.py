@@ -48,6 +48,7 @@ class ChainFrames:
         self._blocks = blocks
         self._counters = counters
         self._recover_headers(now)
+        self._lost_tip: bytes | None = None
         self._tip = BestTip(chain, self._start_of_tip())
         self._tip.add_header(chain.best)
 
@@ -78,6 +79,8 @@ class ChainFrames:
         self, entered: Sequence[HeaderEntry], source: Source, stamps: Stamps = NO_STAMPS
     ) -> None:
         """Publish new headers, and those below the best one that were held back until now."""
+        if self._lost_tip is not None and entered:
+            self._find_lost_tip(self._lost_tip, source)
         best = self._chain.best
         if len(entered) == 1 and entered[0].hash == best.hash and best.parent == self.tip.hash:
             self.publish_header(best, source, stamps)  # every plain new block: nothing to look for
@@ -151,12 +154,20 @@ class ChainFrames:
 
     def _jump(self, source: Source) -> None:
         """Leave blocks out; a TIP of level ``pow`` says where the chain goes on."""
-        best = self._chain.best
-        landing = self._chain.ancestor(best.hash, best.height - START_DEPTH)
+        landing = self._below_best()
         self._tip.jump(landing)
         self.publish_header(landing, source)
         self._blocks.publish_tip(TipAction.CONNECTED, landing, Level.POW, source.index)
         self._counters.tip_jumps.add()
+
+    def _find_lost_tip(self, lost: bytes, source: Source) -> None:
+        """Go on from the tip that a killed predecessor published, now that headers came."""
+        self._lost_tip = None
+        entry = self._chain.get(lost)
+        if entry is None:
+            self._jump(source)
+        else:
+            self._tip.jump(entry)
 
     def _recover_headers(self, now: float) -> None:
         """Add headers that a killed predecessor published and could not save any more."""
@@ -168,10 +179,16 @@ class ChainFrames:
 
     def _start_of_tip(self) -> HeaderEntry:
         recovered = self.recovered(Level.MERKLE)
-        if recovered is not None:
-            return recovered
+        if recovered is None:
+            # Published, but its header was lost with the file: it may yet come from a source.
+            self._lost_tip = self._blocks.tips.get(Level.MERKLE)
+            return self._below_best()
+        return recovered
+
+    def _below_best(self) -> HeaderEntry:
         best = self._chain.best
-        return self._chain.ancestor(best.hash, max(0, best.height - START_DEPTH))
+        root = self._chain.root.height
+        return self._chain.ancestor(best.hash, max(root, best.height - START_DEPTH))
 
 
 def _height(entry: HeaderEntry) -> int:

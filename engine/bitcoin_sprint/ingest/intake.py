@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from bitcoin_sprint.chains import Network
-from bitcoin_sprint.errors import BlockRefused, HeaderRefused, RingError
+from bitcoin_sprint.errors import BlockRefused, HeaderRefused, HostError, RingError
 from bitcoin_sprint.frames import Level, MempoolAction, TipAction
 from bitcoin_sprint.ingest.block_frames import BlockFrames
 from bitcoin_sprint.ingest.body_fetcher import BodyFetcher
@@ -95,6 +95,7 @@ class Intake:
         self._words = NodeWords(chain, self, nodes, clock, connected)
         self._bulk_until: float | None = None
         self._bulk_source = OURSELVES
+        self._save_failed = False
 
     # --- what feeds say -----------------------------------------------------------------------
 
@@ -113,6 +114,8 @@ class Intake:
         elif not headers or self._is_best(admission.last):
             self._bulk_until = None
         self._after_admission(source, admission, stamps)
+        if len(admission.entered) > 1:
+            self._save_headers()  # a successor could not read them all out of the ring
         return HeadersOutcome(
             accepted=admission.accepted,
             unknown_parent=admission.unknown_parent,
@@ -243,6 +246,7 @@ class Intake:
         self._words.tick()
         self._ask_for_missing()
         self._fetcher.tick()
+        self._save_headers()
         self._counters.follow(self._headers, self._words, self._fetcher, self.tip)
 
     # --- what the words of nodes need (WordSink) ----------------------------------------------
@@ -354,6 +358,17 @@ class Intake:
         for orphan in self._orphans.take_ready(self.chain):
             self.on_block(orphan.source, orphan.raw, orphan.stamps)
         self._words.drain()
+
+    def _save_headers(self) -> None:
+        """Save the header chain; a disk that refuses is told of once, and costs a slow restart."""
+        try:
+            self.chain.save()
+        except HostError as error:
+            if not self._save_failed:
+                _log.error("the header chain can't be saved: %s", error)
+            self._save_failed = True
+        else:
+            self._save_failed = False
 
     def _is_best(self, entry: HeaderEntry | None) -> bool:
         return entry is not None and entry.hash == self.chain.best.hash

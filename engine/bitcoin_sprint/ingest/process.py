@@ -95,7 +95,6 @@ class Ingest:
     def __init__(self, config: Config, network: Network, rings: Rings, counters: Counters) -> None:
         self._rings = rings
         self._counters = counters
-        self._save_failed = False
         table = SourceTable(rings.set_source)
         self.chain = HeaderChain.open(network, header_file(config))
         fetcher = BodyFetcher()
@@ -125,20 +124,8 @@ class Ingest:
                 self._rings.heartbeat()
             if count % TICKS_PER_REPORT == 0:
                 self._counters.heartbeat()
-                self._save_headers()
                 self._report_feeds()
             await asyncio.sleep(TICK_S)
-
-    def _save_headers(self) -> None:
-        """Save the header chain; a disk that refuses is told of once, and costs a slow restart."""
-        try:
-            self.chain.save()
-        except HostError as error:
-            if not self._save_failed:
-                _log.error("the header chain can't be saved: %s", error)
-            self._save_failed = True
-        else:
-            self._save_failed = False
 
     def _report_feeds(self) -> None:
         """Show how each source stands; ``source.<name>.up`` and what it counts of connections."""

@@ -11,6 +11,7 @@ from intake_rig import (
     OTHER_PEER,
     PEER,
     THIRD_PEER,
+    Rig,
     Rigs,
     hashes,
     moves,
@@ -400,3 +401,38 @@ def test_a_block_replayed_alone_is_anchored_once_its_chain_is_known(start: Rigs)
     frames = rig.frames()
     assert replay_tips(REGTEST.genesis_hash, frames) == blocks[2].hash
     assert hashes(frames, Kind.HEADER) == [block.hash for block in blocks]
+
+
+def test_a_tip_whose_header_was_lost_is_found_when_the_headers_come_again(start: Rigs) -> None:
+    rig = lost_tip(start)
+    blocks = chain_of(30)
+    rig.intake.on_headers(PEER, [block.header for block in blocks])
+    for block in blocks[-3:]:
+        rig.intake.on_block(PEER, block.raw)
+    assert replay_tips(blocks[26].hash, rig.frames()) == blocks[-1].hash
+
+
+def test_a_tip_that_is_lost_for_good_makes_a_jump(start: Rigs) -> None:
+    rig = lost_tip(start)
+    other = chain_of(30, words="other")
+    rig.intake.on_headers(PEER, [block.header for block in other])
+    for block in other[-6:]:
+        rig.intake.on_block(PEER, block.raw)
+    frames = rig.frames()
+    (landing,) = [f.hash for f in frames if f.kind is Kind.TIP and f.level is Level.POW]
+    assert landing == other[-7].hash
+    assert replay_tips(landing, frames) == other[-1].hash
+
+
+def lost_tip(start: Rigs) -> Rig:
+    """A successor that finds a tip in the ring and neither file nor headers that lead to it."""
+    first = start.start()
+    blocks = chain_of(27)
+    first.intake.on_headers(PEER, [block.header for block in blocks])
+    for block in blocks[-6:]:
+        first.intake.on_block(PEER, block.raw)
+    assert first.intake.tip.hash == blocks[-1].hash
+    start.crash(first)
+    second = start.start()
+    assert second.intake.tip.hash == REGTEST.genesis_hash
+    return second

@@ -1,0 +1,234 @@
+"""The ingest process against a simulated node: live, restarted, killed, stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from intake_rig import replay_tips, seen_frame
+
+from bitcoin_sprint.config import Config, load
+from bitcoin_sprint.frames import Kind
+from bitcoin_sprint.ingest.simulator.node import SimNode
+from bitcoin_sprint.ingest.simulator.process import Simulation
+from bitcoin_sprint.metrics import CountersView
+from bitcoin_sprint.ring import Reader, Ring
+
+pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])
+
+RUN = """
+import sys
+from bitcoin_sprint.config import Config
+from bitcoin_sprint.errors import SprintError
+from bitcoin_sprint.ingest.process import main
+try:
+    main(Config.decode(sys.stdin.buffer.read()), lambda: print("ready", flush=True))
+except SprintError as error:
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_code)
+"""
+
+
+class Engine:
+    """One ingest process after the other, of one instance."""
+
+    def __init__(self, folder: Path, **overrides: object) -> None:
+        self.instance = f"t-{uuid.uuid4().hex[:12]}"
+        self.folder = folder
+        self._overrides = overrides
+        self.process: asyncio.subprocess.Process | None = None
+
+    @property
+    def config(self) -> Config:
+        return load(
+            None,
+            {
+                "instance": self.instance,
+                "network": "regtest",
+                "data_dir": str(self.folder),
+                "ring.blocks_arena": "32MiB",
+                "ring.tx_arena": "8MiB",
+                "ring.tx_slots": 4096,
+                "ingest.dns_seeds": False,
+                **self._overrides,
+            },
+        )
+
+    async def start(self) -> None:
+        self.process = await self.spawn()
+        assert self.process.stdout is not None
+        async with asyncio.timeout(20):
+            assert await self.process.stdout.readline() == b"ready\n"
+
+    async def spawn(self) -> asyncio.subprocess.Process:
+        pipe = asyncio.subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", RUN, stdin=pipe, stdout=pipe, stderr=pipe
+        )
+        assert process.stdin is not None
+        process.stdin.write(self.config.encode())
+        process.stdin.close()
+        return process
+
+    async def end(self, number: signal.Signals) -> int:
+        assert self.process is not None
+        self.process.send_signal(number)
+        async with asyncio.timeout(10):
+            return await self.process.wait()
+
+    def left_behind(self) -> list[str]:
+        return [path.name for path in Path("/dev/shm").glob(f"sprint.{self.instance}.*")]
+
+    def counters(self) -> dict[str, int]:
+        counters: dict[str, int] = CountersView.attach(self.instance, "ingest").snapshot()[
+            "counters"
+        ]
+        return counters
+
+
+@asynccontextmanager
+async def running(folder: Path, **overrides: Any) -> AsyncIterator[Engine]:
+    """A started engine; whatever happens, nothing of it is left."""
+    engine = Engine(folder, **overrides)
+    try:
+        await engine.start()
+        yield engine
+    finally:
+        if engine.process is not None and engine.process.returncode is None:
+            engine.process.kill()
+            await engine.process.wait()
+        for name in engine.left_behind():
+            Path("/dev/shm", name).unlink()
+
+
+@asynccontextmanager
+async def simulated() -> AsyncIterator[tuple[Simulation, SimNode]]:
+    """A simulated node with some history, that mines only when told."""
+    config = load(None, {"network": "regtest", "sim.enabled": True, "sim.transactions_max": 50})
+    simulation = Simulation(config.sim)
+    simulation.prepare()
+    node = await simulation.listen(0)
+    try:
+        yield simulation, node
+    finally:
+        await simulation.close()
+
+
+async def follow(reader: Reader, tip: bytes, target: bytes) -> bytes:
+    """Read TIP frames of level merkle until the chain stands on ``target``."""
+    async with asyncio.timeout(20):
+        while tip != target:
+            frame = seen_frame(await reader.next())
+            is_start = not tip and frame.kind is Kind.TIP
+            tip = frame.hash if is_start else replay_tips(tip, [frame])
+    return tip
+
+
+async def test_blocks_and_reorganisations_of_a_live_node_reach_the_ring(tmp_path: Path) -> None:
+    async with simulated() as (simulation, node):
+        peer = f"127.0.0.1:{node.port}"
+        async with running(tmp_path, **{"ingest.p2p": [peer]}) as engine:
+            with (
+                Ring.attach(engine.instance, "blocks") as ring,
+                Ring.attach(engine.instance, "tx") as tx_ring,
+            ):
+                reader, tx_reader = ring.reader(start="oldest"), tx_ring.reader(start="oldest")
+                tip = await follow(reader, b"", simulation.chain.tip)
+                made = simulation.add_transactions(20)
+                async with asyncio.timeout(20):
+                    txids = {bytes((await tx_reader.next()).hash) for _ in range(made)}
+                assert len(txids) == made
+                for depth in (1, 3, 2):
+                    simulation.mine()
+                    simulation.mine()
+                    simulation.mine()
+                    tip = await follow(reader, tip, simulation.chain.tip)
+                    simulation.reorganise(depth)
+                    tip = await follow(reader, tip, simulation.chain.tip)
+                assert ring.source_name(1) == f"p2p {peer}"
+                assert reader.frames_lost == 0
+                reader.close()
+                tx_reader.close()
+            async with asyncio.timeout(20):
+                while not engine.counters().get(f"source.p2p {peer}.up"):
+                    await asyncio.sleep(0.05)
+            assert engine.counters()["transactions_published"] == made
+            assert await engine.end(signal.SIGTERM) == 0
+            assert engine.left_behind() == []
+
+
+async def test_a_killed_process_is_succeeded_without_a_break(tmp_path: Path) -> None:
+    async with simulated() as (simulation, node):
+        peers = {"ingest.p2p": [f"127.0.0.1:{node.port}"]}
+        async with running(tmp_path, **peers) as engine:
+            with Ring.attach(engine.instance, "blocks") as ring:
+                reader = ring.reader(start="oldest")
+                tip = await follow(reader, b"", simulation.chain.tip)
+                for _ in range(3):
+                    assert await engine.end(signal.SIGKILL) == -signal.SIGKILL
+                    simulation.mine()
+                    simulation.reorganise(2)
+                    await engine.start()
+                    tip = await follow(reader, tip, simulation.chain.tip)
+                assert ring.epoch == 4
+                assert reader.frames_lost == 0
+                assert not ring.ended
+                assert await engine.end(signal.SIGTERM) == 0
+                assert ring.ended
+                reader.close()
+
+
+async def test_the_header_chain_outlives_a_clean_stop(tmp_path: Path) -> None:
+    async with simulated() as (simulation, node):
+        peers = {"ingest.p2p": [f"127.0.0.1:{node.port}"]}
+        for _ in range(2):
+            async with running(tmp_path, **peers) as engine:
+                with Ring.attach(engine.instance, "blocks") as ring:
+                    reader = ring.reader(start="oldest")
+                    await follow(reader, b"", simulation.chain.tip)
+                    reader.close()
+                assert await engine.end(signal.SIGTERM) == 0
+    # Both runs began near the tip; only the first had to ask for all headers.
+    assert (tmp_path / "regtest.headers").stat().st_size > 80 * simulation.chain.height
+
+
+async def test_a_node_that_is_down_at_the_start_is_found_later(tmp_path: Path) -> None:
+    async with simulated() as (simulation, node):
+        port = node.port
+        await node.close()
+        async with running(tmp_path, **{"ingest.p2p": [f"127.0.0.1:{port}"]}) as engine:
+            simulation.nodes.clear()
+            await simulation.listen(port)
+            with Ring.attach(engine.instance, "blocks") as ring:
+                reader = ring.reader(start="oldest")
+                await follow(reader, b"", simulation.chain.tip)
+                reader.close()
+
+
+async def test_a_second_ingest_of_an_instance_is_refused(tmp_path: Path) -> None:
+    async with running(tmp_path) as engine:
+        second = await engine.spawn()
+        assert second.stderr is not None
+        error = await second.stderr.read()
+        assert await second.wait() == 3
+        assert engine.instance in error.decode()
+        assert await engine.end(signal.SIGTERM) == 0
+
+
+async def test_a_data_folder_that_cannot_be_made_is_told_of(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    engine = Engine(blocked / "below")
+    process = await engine.spawn()
+    assert process.stderr is not None
+    error = (await process.stderr.read()).decode()
+    assert await process.wait() == 3
+    assert "data_dir" in error
+    assert engine.left_behind() == []
