@@ -26,7 +26,6 @@ class Order(msgspec.Struct, frozen=True):
 
     role: str
     config: Config
-    spin: bool = False
     cpu: int | None = None
 
 
@@ -73,6 +72,10 @@ class ChildEnd:
     def stop_with_supervisor(self) -> None:
         """From now on stop (SIGTERM to ourselves) when the supervisor goes away."""
         threading.Thread(target=self._watch, name="supervisor-watch", daemon=True).start()
+
+    def close(self) -> None:
+        """Close this end."""
+        self._socket.close()
 
     def _answer(self, answer: Answer) -> None:
         self._answered = True

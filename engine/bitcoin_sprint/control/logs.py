@@ -73,8 +73,9 @@ class Json(_Lines):
             "process": self._process,
             "logger": record.name.removeprefix("bitcoin_sprint."),
             "message": record.getMessage(),
-            **fields,
         }
+        # A field never hides what every line has.
+        event |= {f"{key}_" if key in event else key: value for key, value in fields.items()}
         return msgspec.json.encode(event, enc_hook=str).decode()
 
 

@@ -30,12 +30,9 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def loaded_config(arguments: argparse.Namespace, **fixed: object) -> Loaded:
-    """Load the configuration that the options, the environment and the files give.
-
-    ``fixed``: values by key (``__`` for a dot) that the command gives itself, under the flags.
-    """
-    overrides: dict[str, object] = {key.replace("__", "."): value for key, value in fixed.items()}
+def loaded_config(arguments: argparse.Namespace) -> Loaded:
+    """Load the configuration that the options, the environment and the files give."""
+    overrides: dict[str, object] = {}
     for assignment in arguments.set:
         key, equals, value = assignment.partition("=")
         if not equals:

@@ -16,7 +16,6 @@ from bitcoin_sprint.config import Config
 from bitcoin_sprint.control import logs
 from bitcoin_sprint.control.notify import notify
 from bitcoin_sprint.control.options import EXIT_CODES, add_config_options, loaded_config
-from bitcoin_sprint.control.status import turbo_line
 from bitcoin_sprint.control.supervisor import Supervisor
 from bitcoin_sprint.errors import SprintError
 
@@ -67,7 +66,6 @@ async def run(config: Config) -> None:
         starting.cancel()
     else:
         await starting
-        announce(config)
         notify("READY=1")
         await stopped
     notify("STOPPING=1")
@@ -77,10 +75,5 @@ async def run(config: Config) -> None:
     _log.info("stopped")
 
 
-def announce(config: Config) -> None:
-    """Log that the engine serves, in the contract's words where turbo mode is on."""
-    line = turbo_line(config)
-    if line is not None:
-        _log.info("%s", line)
-    tiers = [f"{tier.name}:{tier.stream_port}" for tier in config.running_tiers]
-    _log.info("serving", extra={"tiers": ",".join(tiers), "instance": config.instance})
+if __name__ == "__main__":
+    sys.exit(main())

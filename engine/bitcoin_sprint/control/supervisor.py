@@ -20,7 +20,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -28,7 +28,7 @@ from bitcoin_sprint.config import Config
 from bitcoin_sprint.control import leftovers
 from bitcoin_sprint.control.channel import Answer, Order, decode_answer, encode_order
 from bitcoin_sprint.control.placement import Placement, place
-from bitcoin_sprint.control.status import TURBO_STATUS, State, turbo_status
+from bitcoin_sprint.control.status import TURBO_STATUS, State, turbo_line, turbo_status
 from bitcoin_sprint.errors import SprintError
 from bitcoin_sprint.metrics import Counters
 
@@ -134,6 +134,10 @@ class Supervisor:
     def __init__(self, config: Config, extra_roles: Sequence[str] = ()) -> None:
         self._config = config
         self._placement: Final[Placement] = place(config)
+        # Processes are told what was decided: none of them asks the host again.
+        wait: Literal["spin", "block"] = "spin" if self._placement.spin else "block"
+        control = msgspec.structs.replace(config.control, wait=wait)
+        self._placed: Final = msgspec.structs.replace(config, control=control)
         self._stages = stages(config, extra_roles)
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -171,6 +175,7 @@ class Supervisor:
             raise
         self._tasks = [asyncio.create_task(self._keep(child)) for child in self.children.values()]
         self._tasks.append(asyncio.create_task(self._beat()))
+        self._announce()
 
     async def stop(self) -> None:
         """Stop everything, downstream first, by force what does not obey, and sweep up."""
@@ -196,6 +201,14 @@ class Supervisor:
         if swept:
             _log.warning("removed what killed processes left", extra={"objects": swept})
 
+    def _announce(self) -> None:
+        """Log that the engine serves, in the contract's words where turbo mode is on."""
+        line = turbo_line(self._config)
+        if line is not None:
+            _log.info("%s", line)
+        tiers = [f"{tier.name}:{tier.stream_port}" for tier in self._config.running_tiers]
+        _log.info("serving", extra={"tiers": ",".join(tiers), "instance": self._config.instance})
+
     async def _await_end(self, child: Child, deadline: float) -> None:
         try:
             async with asyncio.timeout_at(deadline):
@@ -208,8 +221,7 @@ class Supervisor:
     async def _start_child(self, child: Child) -> None:
         order = Order(
             role=child.role,
-            config=self._config,
-            spin=self._placement.spin,
+            config=self._placed,
             cpu=self._placement.cpus.get(child.role),
         )
         await child.start(order, self._config.control.ready_timeout_ns / 1e9)

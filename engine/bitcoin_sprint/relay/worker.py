@@ -114,7 +114,7 @@ class Worker:
                 "tier": self._policy.name,
                 "stream_port": self.stream_port,
                 "zmq_port": self.zmq_port,
-                "level": self._options.level.name.lower(),
+                "core_level": self._options.level.name.lower(),
                 "waiting": "spin" if self._options.spin else "block",
             },
         )

@@ -61,6 +61,11 @@ def test_values_of_any_type_can_be_fields():
     assert "object object" in json.loads(line)["what"]
 
 
+def test_a_field_never_hides_what_every_line_has():
+    event = json.loads(logs.Json("relay").format(_record("x", extra={"level": "merkle"})))
+    assert (event["level"], event["level_"]) == ("warning", "merkle")
+
+
 def test_under_journald_a_line_carries_its_priority():
     assert logs.Json("ingest", journald=True).format(_record("x")).startswith("<4>{")
 

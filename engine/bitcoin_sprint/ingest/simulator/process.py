@@ -26,8 +26,8 @@ from bitcoin_sprint.ingest.simulator.blocks import WEIGHT_MAX, SimBlock
 from bitcoin_sprint.ingest.simulator.chain import Reorg, SimChain
 from bitcoin_sprint.ingest.simulator.node import SimNode, TransactionShelf
 
-PORTION: Final = 100
-"""Transactions made and announced at a time; some milliseconds of work."""
+PORTION: Final = 10
+"""Transactions made and announced at a time: few, as on a network, where they come one by one."""
 COINS_FACTOR: Final = 5
 """Spendable coins kept, in multiples of the transactions of the largest block."""
 COINS_MIN: Final = 2_000

@@ -1,0 +1,47 @@
+"""``sprint``: the operator's command. Each subcommand is a module's ``add`` and ``run``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import sys
+from collections.abc import Sequence
+
+from bitcoin_sprint.control import config_command, demo, stat_command, status_command, tail_command
+from bitcoin_sprint.control.options import EXIT_CODES
+from bitcoin_sprint.errors import SprintError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``sprint``; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="sprint",
+        description="See and try Bitcoin Sprint. The engine itself is started by sprintd.",
+        epilog=f"example:\n  sprint demo --seconds 20\n\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--version", action="version", version=importlib.metadata.version("bitcoin-sprint")
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in (demo, status_command, stat_command, tail_command, config_command):
+        command.add(commands)
+    parsed = parser.parse_args(arguments)
+    try:
+        code: int = parsed.run(parsed)
+        sys.stdout.flush()
+    except SprintError as error:
+        print(f"sprint: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our output (head, less) has seen enough. Python would complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

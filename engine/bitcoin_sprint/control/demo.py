@@ -1,0 +1,179 @@
+"""``sprint demo``: the whole engine on a network of its own, a subscriber in every tier.
+
+Everything is real: the simulated node mines valid blocks and serves them by P2P, ingest proves and
+publishes them, each tier's worker relays them over TCP. Only the instance is private (its name,
+its folder, its ports), so that a demo disturbs nothing and leaves nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import socket
+import tempfile
+import time
+from typing import Any
+
+import uvloop
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from bitcoin_sprint.config import Config, load
+from bitcoin_sprint.control import logs
+from bitcoin_sprint.control.commands import Subparsers, add_command, print_json
+from bitcoin_sprint.control.demo_figures import Figures, read_figures
+from bitcoin_sprint.control.supervisor import Supervisor
+
+_DRAW_S = 0.5
+
+
+def add(commands: Subparsers) -> None:
+    """Declare ``sprint demo``."""
+    parser = add_command(
+        commands,
+        "demo",
+        "run the engine on its own simulated network, with a subscriber in every tier",
+        "sprint demo --seconds 20 --json",
+        run,
+    )
+    parser.add_argument(
+        "--seconds", type=float, metavar="N", help="stop after N seconds (default: at Ctrl-C)"
+    )
+    parser.add_argument(
+        "--interval", default="300ms", metavar="TIME", help="mean time between blocks (300ms)"
+    )
+    parser.add_argument("--log-level", default="warning", metavar="LEVEL")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run ``sprint demo``; with ``--json`` its last line of output is one JSON object."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="bitcoin-sprint-demo-") as folder:
+        config = demo_config(folder, arguments.interval, arguments.log_level)
+        logs.configure(config.log, "demo")
+        until = None if arguments.seconds is None else began + arguments.seconds
+        figures = uvloop.run(_run(config, until, draw=not arguments.json))
+    if arguments.json:
+        print_json(figures.plain())
+    else:
+        Console().print(figures.sentence(time.monotonic() - began))
+    return 0
+
+
+def demo_config(folder: str, interval: str, log_level: str) -> Config:
+    """Return the configuration of a private instance: the default ports, others where taken."""
+    defaults = load()
+    wanted = {
+        f"relay.tiers.{policy.name}.{field}": getattr(policy, field)
+        for policy in defaults.running_tiers
+        for field in ("stream_port", "zmq_port")
+    } | {"sim.port": defaults.sim.port}
+    overrides: dict[str, object] = {
+        "instance": f"demo-{os.getpid()}",
+        "network": "regtest",
+        "data_dir": folder,
+        "sim.enabled": True,
+        "sim.interval": interval,
+        "sim.transactions_min": 20,
+        "sim.transactions_max": 200,
+        "sim.reorg_every": 25,
+        "sim.seed": time.time_ns() % (1 << 32),
+        "ring.blocks_arena": "64MiB",
+        "ring.tx_arena": "32MiB",
+        "ring.mode": "0600",
+        "log.level": log_level,
+        **free_ports(wanted),
+    }
+    return load(None, overrides)
+
+
+def free_ports(wanted: dict[str, int]) -> dict[str, int]:
+    """Return ``wanted`` with each port that is taken on loopback replaced by a free one."""
+    held: list[socket.socket] = []
+    ports = {}
+    try:
+        for key, port in wanted.items():
+            listener = _listener(port) or _listener(0)
+            if listener is None:
+                raise OSError("no free port on loopback")
+            held.append(listener)
+            ports[key] = int(listener.getsockname()[1])
+    finally:
+        for listener in held:
+            listener.close()
+    return ports
+
+
+def _listener(port: int) -> socket.socket | None:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(("127.0.0.1", port))
+        listener.listen(1)
+    except OSError:
+        listener.close()
+        return None
+    return listener
+
+
+async def _run(config: Config, until: float | None, *, draw: bool) -> Figures:
+    """Run the engine until the time ``until`` (monotonic) or a signal; return what was seen."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    if until is not None:
+        loop.call_later(max(0.0, until - time.monotonic()), stop.set)
+    supervisor = Supervisor(config, extra_roles=["demo"])
+    starting = asyncio.create_task(supervisor.start())
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            return Figures.none(config)
+        await starting
+        if draw:
+            await _draw(config, stopped)
+        else:
+            await stopped
+        return read_figures(config)
+    finally:
+        stopped.cancel()
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        await supervisor.stop()
+
+
+async def _draw(config: Config, stopped: asyncio.Task[Any]) -> None:
+    """Show the live table until told to stop."""
+    began = time.monotonic()
+    with Live(auto_refresh=False, transient=False) as live:
+        while not stopped.done():
+            live.update(table(read_figures(config), time.monotonic() - began), refresh=True)
+            await asyncio.wait({stopped}, timeout=_DRAW_S)
+
+
+def table(figures: Figures, seconds: float) -> Table:
+    """Return the live table."""
+    drawn = Table(
+        title=f"Bitcoin Sprint on its own network, {seconds:.0f} s: {figures.blocks} blocks, "
+        f"{figures.txs:,} transactions. Ctrl-C stops."
+    )
+    drawn.add_column("tier")
+    for heading in ("frames", "p50 µs", "p99 µs", "max µs", "missed", "overwritten", "gaps"):
+        drawn.add_column(heading, justify="right")
+    for name, tier in figures.tiers.items():
+        drawn.add_row(
+            name,
+            f"{tier.frames:,}",
+            f"{tier.p50_us:,.0f}",
+            f"{tier.p99_us:,.0f}",
+            f"{tier.max_us:,.0f}",
+            f"{tier.missed:,}",
+            f"{tier.overwritten:,}",
+            f"{tier.gaps:,}",
+        )
+    return drawn

@@ -1,0 +1,120 @@
+"""The engine as a whole: it starts, serves, survives its parts, and leaves nothing behind."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+from engines import Engine, stream_address
+
+from bitcoin_sprint.client import Subscriber
+from bitcoin_sprint.frames import Kind
+from bitcoin_sprint.ring import Ring
+
+_TURBO = "⚡ Turbo mode enabled: writeDeadline=500µs sharedMemory=true blockBufferSize=2048"
+
+
+@pytest.fixture
+def instance(request):
+    return f"t{os.getpid()}-{abs(hash(request.node.name)) % 10**6}"
+
+
+def _blocks(address, tier, count):
+    heights = []
+    with Subscriber(address, tier=tier) as subscriber:
+        for frame in subscriber:
+            if frame.kind == Kind.BLOCK:
+                heights.append(frame.height)
+                if len(heights) == count:
+                    return heights
+    return heights
+
+
+def test_it_serves_every_tier_and_the_rings_and_leaves_nothing(instance):
+    with Engine(instance).start().ready() as engine:
+        ring = Ring.attach(instance, "blocks")
+        reader = ring.reader(start="oldest")
+        frame = reader.wait(20)
+        assert frame is not None
+        assert frame.kind == Kind.HEADER
+        for tier in ("free", "turbo", "enterprise"):
+            heights = _blocks(stream_address(engine, tier), tier, 2)
+            assert heights[1] == heights[0] + 1
+        assert ring.network == "regtest"
+        reader.close()
+        ring.close()
+        assert engine.stop() == 0
+        assert engine.leftovers() == []
+        messages = [event["message"] for event in engine.events()]
+        assert _TURBO in messages
+        assert messages[-1] == "stopped"
+
+
+@pytest.mark.parametrize("role", ["ingest", "relay-turbo", "sim"])
+def test_a_process_that_is_killed_is_started_again_and_the_stream_goes_on(instance, role):
+    with Engine(instance, tier="turbo").start().ready() as engine:
+        old = engine.pid(role)
+        os.kill(old, signal.SIGKILL)
+        engine.until(lambda: engine.states().get(role) == "ready" and engine.pid(role) != old)
+        assert len(_blocks(stream_address(engine, "turbo"), "turbo", 2)) == 2
+        engine.ready()
+        assert engine.stop() == 0
+        assert any(f"{role} died (signal SIGKILL)" in line for line in engine.log().splitlines())
+
+
+def test_a_killed_supervisor_takes_its_processes_along_and_its_successor_starts_clean(instance):
+    with Engine(instance, tier="free").start().ready() as engine:
+        engine.process.kill()
+        engine.process.wait()
+        engine.start().ready()
+        assert len(_blocks(stream_address(engine, "free"), "free", 1)) == 1
+        assert engine.stop() == 0
+
+
+def test_a_second_engine_of_the_same_name_is_refused(instance):
+    with Engine(instance, tier="free").start().ready() as engine:
+        with Engine(instance, tier="free") as second:
+            assert second.start().wait() == 3
+            (event,) = [each for each in second.events() if each["level"] == "error"]
+            assert instance in event["message"]
+            engine.ready()
+            # What the first one owns is no leftover of the second.
+            second.instance = "nobody"
+        assert engine.stop() == 0
+
+
+def test_a_taken_port_ends_it_with_one_clear_line(instance):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        keys = {"relay__tiers__turbo__stream_port": port}
+        with Engine(instance, tier="turbo", **keys) as engine:
+            assert engine.start().wait() == 3
+            errors = [event for event in engine.events() if event["level"] == "error"]
+            assert len(errors) == 1
+            assert "relay-turbo" in errors[0]["message"]
+            assert str(port) in errors[0]["message"]
+            assert "Traceback" not in engine.log()
+            del engine.keys["relay.tiers.turbo.stream_port"]
+
+
+def test_a_wrong_value_ends_it_with_one_clear_line():
+    ended = subprocess.run(
+        [sys.executable, "-m", "bitcoin_sprint.control.sprintd", "--set", "log.level=loud"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    assert ended.stderr == (
+        "sprintd: log.level = 'loud' (flag): must be one of debug, info, warning, error\n"
+    )
+
+
+def test_stopping_it_while_it_starts_leaves_nothing(instance):
+    with Engine(instance).start() as engine:
+        engine.until(lambda: bool(engine.states()))
+        assert engine.stop() == 0
+        assert engine.leftovers() == []
