@@ -140,6 +140,7 @@ static int start_thread(void)
 /* changed is called with the lock held. */
 static void changed(void)
 {
+    /* SYNC: pairs with the look that futex_waitv takes at the word before it sleeps */
     __atomic_add_fetch(&generation, 1, __ATOMIC_SEQ_CST);
     syscall(SYS_futex, &generation, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
 }
