@@ -179,13 +179,13 @@ class Worker:
                 feed.hush()
             else:
                 self._server.handle(descriptor, events)
-        self._zmq.refresh()
         # Its descriptor has been hushed: what is left must not wait for another frame.
         more = self._poll_blocks()
         more |= self._poll_tx()
         more |= self._server.serve(self._poll_blocks)
         more |= self._publish_deferred()
         more |= self._advance_core()
+        self._zmq.refresh()
         if self._block_log is not None:
             self._block_log.say()
         now = time.monotonic_ns()

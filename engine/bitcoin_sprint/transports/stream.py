@@ -44,6 +44,7 @@ from bitcoin_sprint.transports.window import Channel, Entry, Window
 _log = logging.getLogger(__name__)
 
 _WRITE: Final = select.EPOLLOUT
+_TURNS_MAX: Final = 128
 _GONE: Final = select.EPOLLHUP | select.EPOLLERR | select.EPOLLRDHUP
 
 __all__ = ["StreamOptions", "StreamServer"]
@@ -198,11 +199,14 @@ class StreamServer:
                 self._enqueue(subscriber)
 
     def serve(self, poll_blocks: Callable[[], bool]) -> bool:
-        """Give each subscriber in the queue one turn; returns whether somebody wants another.
+        """Give turns to the subscribers in the queue, round and round, up to a bound; returns
+        whether somebody wants another.
 
         ``poll_blocks`` looks for new frames in ``blocks`` and is asked after every turn.
         """
-        for _ in range(len(self._queue)):
+        for _ in range(_TURNS_MAX):
+            if not self._queue:
+                return False
             subscriber = self._queue.popleft()
             subscriber.queued = False
             if subscriber.socket.fileno() < 0:

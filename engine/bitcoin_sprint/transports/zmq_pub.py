@@ -165,7 +165,7 @@ class ZmqPublisher:
         """Notice a new session, and frames that passed the worker unseen: then every topic of that
         ring may miss some."""
         ring = entry.kind // 16
-        identity = (entry.frame.session, entry.sequence)
+        identity = (entry.session, entry.sequence)
         if self._expected.get(ring) != identity:
             for kind, line in self._lines.items():
                 if kind // 16 != ring:
