@@ -292,6 +292,7 @@ void *sp_wake_map(int fd)
 
 void sp_wake_format(void *wake)
 {
+    /* SYNC: pairs with the relaxed look in sp_wake_intact, after which nothing else is read */
     SP_STORE_RELEASE((uint64_t *)wake, SP_WAKE_MAGIC);
 }
 
