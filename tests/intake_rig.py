@@ -68,12 +68,18 @@ class SilentFeed:
 class Rig:
     """The parts of one ingest process, and readers of its rings."""
 
-    def __init__(self, instance: str, directory: Path | None, nodes: Sequence[Source]) -> None:
+    def __init__(
+        self,
+        instance: str,
+        directory: Path | None,
+        nodes: Sequence[Source],
+        arena_bytes: int,
+    ) -> None:
         self.instance = instance
         self.monotonic = 100.0
         self.unix_time = float(START_TIME + 600 * 10_000)
         self.blocks_writer = Writer.create(
-            instance, "blocks", slot_count=4096, arena_bytes=8 << 20, network="regtest"
+            instance, "blocks", slot_count=4096, arena_bytes=arena_bytes, network="regtest"
         )
         self.tx_writer = Writer.create(
             instance, "tx", slot_count=4096, arena_bytes=4 << 20, network="regtest"
@@ -147,9 +153,14 @@ class Rigs:
         self._open: list[Rig] = []
         self._instance = f"t-{uuid.uuid4().hex[:12]}"
 
-    def start(self, nodes: Sequence[Source] = (), directory: Path | None = None) -> Rig:
+    def start(
+        self,
+        nodes: Sequence[Source] = (),
+        directory: Path | None = None,
+        arena_bytes: int = 8 << 20,
+    ) -> Rig:
         """Start an ingest; on the rings of the one before, if that was stopped by ``crash``."""
-        rig = Rig(self._instance, directory, nodes)
+        rig = Rig(self._instance, directory, nodes, arena_bytes)
         self._open.append(rig)
         return rig
 

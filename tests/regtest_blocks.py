@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from bitcoin_sprint.chains import network
 from bitcoin_sprint.ingest.simulator.blocks import SimBlock, Template, mine
-from bitcoin_sprint.ingest.simulator.transactions import CoinKind, compact_size, sha256d
+from bitcoin_sprint.ingest.simulator.transactions import (
+    CoinKind,
+    SimTransaction,
+    compact_size,
+    sha256d,
+)
 
 REGTEST = network("regtest")
 START_TIME = 1_700_000_000
@@ -31,6 +38,7 @@ def next_block(
     words: str = "",
     claimed_height: int | None = None,
     time: int | None = None,
+    transactions: Sequence[SimTransaction] = (),
 ) -> SimBlock:
     """A block on ``parent``. ``words`` tells siblings apart; ``claimed_height`` lies (BIP34)."""
     height = parent.height + 1
@@ -42,7 +50,7 @@ def next_block(
             START_TIME + 600 * height if time is None else time,
             f"test {words}".encode(),
         ),
-        [],
+        transactions,
         _ANYONE,
     )
     return msgspec.structs.replace(block, height=height)
@@ -62,6 +70,12 @@ def chain_of(
 def with_wrong_witness(block: SimBlock) -> bytes:
     """A mutated copy: the same header, another witness in the coinbase."""
     return block.raw[:-5] + b"\x01" + block.raw[-4:]
+
+
+def bulky_transaction(length: int) -> SimTransaction:
+    """A well-formed transaction of at least ``length`` bytes, most of them witness."""
+    raw, txid = transaction(length, witness=bytes(length))
+    return SimTransaction(raw, txid, sha256d(raw), length + 400, 0, (), ())
 
 
 def transaction(number: int, *, witness: bytes = b"\x01") -> tuple[bytes, bytes]:

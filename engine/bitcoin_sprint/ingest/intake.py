@@ -145,7 +145,7 @@ class Intake:
             if outcome is not None:
                 return outcome
             entry = self.chain.get(hash)
-        if entry is None or not (hash in self._fetcher or self._headers.is_worthy(entry.work)):
+        if entry is None or not self._is_welcome(source, entry):
             self._counters.blocks_held.add()
             return Outcome(Verdict.HELD, hash, "low-work")
         return self._prove_and_publish(source, entry, raw, stamps)
@@ -275,16 +275,21 @@ class Intake:
         """Proved before, and not asked for again because the ring has overwritten it."""
         return self._blocks.block_published(hash) and hash not in self._fetcher
 
+    def _is_welcome(self, source: Source, entry: HeaderEntry) -> bool:
+        """Return whether a body is taken: near the tip, asked for, or from a file of ours."""
+        is_asked = entry.hash in self._fetcher or source.kind is SourceKind.REPLAY
+        return is_asked or self._headers.is_worthy(entry.work)
+
     def _admit_header_of(
         self, source: Source, hash: bytes, header: bytes, raw: bytes | memoryview, stamps: Stamps
     ) -> Outcome | None:
         """Admit the header of a block that came before it; None when it entered the chain."""
         admission = self._headers.admit(source, [header], self._unix_time())
+        if source.kind is SourceKind.REPLAY and not admission.accepted:
+            outcome = self._lone_blocks.take(source, raw, stamps)
+            self._counters.block(source, outcome, stamps)
+            return outcome
         if admission.unknown_parent is not None:
-            if source.kind is SourceKind.REPLAY:
-                outcome = self._lone_blocks.take(source, raw, stamps)
-                self._counters.block(source, outcome, stamps)
-                return outcome
             return self._keep_orphan(source, hash, raw, stamps)
         self._after_admission(source, admission, stamps)
         if admission.refused is not None:
@@ -320,14 +325,7 @@ class Intake:
             self._fetcher.failed(entry.hash, source)
             return Outcome(Verdict.REFUSED, entry.hash, error.reason, punish=True)
         self._counters.prove_ns.record(time.monotonic_ns() - started_ns)
-        try:
-            self._publish_block(source, entry, raw, proved, stamps)
-        except (
-            RingError
-        ) as error:  # it can't fit: a configuration too small, not its sender's fault
-            _log.error("block %s can't be published: %s", entry.hash[::-1].hex(), error)
-            self._fetcher.arrived(entry.hash)
-            return Outcome(Verdict.REFUSED, entry.hash, "ring-too-small")
+        self._publish_block(source, entry, raw, proved, stamps)
         return Outcome(Verdict.ACCEPTED, entry.hash)
 
     def _publish_block(
@@ -338,7 +336,13 @@ class Intake:
         proved: ProvedBlock,
         stamps: Stamps,
     ) -> None:
-        self._blocks.publish_block(raw, proved, height=entry.height, source=source, stamps=stamps)
+        height = entry.height
+        try:
+            self._blocks.publish_block(raw, proved, height=height, source=source, stamps=stamps)
+        except RingError as error:
+            # The ring is too small for it, and no other copy would fit: go on without the body.
+            _log.error("block %s is not published: %s", entry.hash[::-1].hex(), error)
+            self._counters.blocks_too_big.add()
         self._counters.block_won(source, stamps)
         self._fetcher.arrived(entry.hash)
         self._chain_frames.take_body(entry, source)

@@ -21,6 +21,7 @@ COUNTERS: Final = (
     "blocks_refused",
     "blocks_orphan",
     "blocks_held",
+    "blocks_too_big",
     "tips_published",
     "tip_jumps",
     "retracts_published",
@@ -59,6 +60,7 @@ class IntakeCounters:
         self.headers_refused = counters["headers_refused"]
         self.blocks_orphan = counters["blocks_orphan"]
         self.blocks_held = counters["blocks_held"]
+        self.blocks_too_big = counters["blocks_too_big"]
         self.tips_published = counters["tips_published"]
         self.tip_jumps = counters["tip_jumps"]
         self.retracts_published = counters["retracts_published"]

@@ -18,7 +18,13 @@ from intake_rig import (
     replay_tips,
     rigs,
 )
-from regtest_blocks import REGTEST, chain_of, next_block, with_wrong_witness
+from regtest_blocks import (
+    REGTEST,
+    bulky_transaction,
+    chain_of,
+    next_block,
+    with_wrong_witness,
+)
 
 from bitcoin_sprint.frames import Flag, Kind, Level, Tip
 from bitcoin_sprint.ingest.feed import Stamps, Verdict
@@ -436,3 +442,35 @@ def lost_tip(start: Rigs) -> Rig:
     second = start.start()
     assert second.intake.tip.hash == REGTEST.genesis_hash
     return second
+
+
+def test_a_block_too_big_for_the_ring_moves_the_tip_without_its_body(start: Rigs) -> None:
+    rig = start.start(arena_bytes=4096)
+    feed = rig.feed(PEER)
+    block = next_block(transactions=[bulky_transaction(4_000)])
+    rig.intake.on_headers(PEER, [block.header])
+    assert rig.intake.on_block(PEER, block.raw).verdict is Verdict.ACCEPTED
+    frames = rig.frames()
+    assert [f.kind for f in frames] == [Kind.HEADER, Kind.TIP]
+    assert isinstance(frames[1].payload, Tip)
+    assert frames[1].payload.block_sequence == 0
+    assert rig.count("blocks_too_big") == 1
+    rig.advance(60)
+    assert feed.asked == [], "another copy would not fit either"
+
+
+def test_an_old_block_from_a_file_is_published_by_its_place_in_the_chain(start: Rigs) -> None:
+    rig = start.start()
+    blocks = chain_of(200)
+    rig.intake.on_headers(PEER, [block.header for block in blocks])
+    rig.frames()
+    assert rig.intake.on_block(PEER, blocks[9].raw).verdict is Verdict.HELD
+    assert rig.intake.on_block(FILES, blocks[9].raw).verdict is Verdict.ACCEPTED
+    frames = rig.frames()
+    assert [(f.kind, f.height, f.flags) for f in frames] == [
+        (Kind.HEADER, 10, Flag.NONE),
+        (Kind.BLOCK, 10, Flag.NONE),
+    ]
+    stale = next_block(blocks[9], words="stale")
+    assert rig.intake.on_block(FILES, stale.raw).verdict is Verdict.ACCEPTED
+    assert {f.flags for f in rig.frames()} == {Flag.UNANCHORED}
