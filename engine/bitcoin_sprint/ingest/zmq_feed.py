@@ -1,0 +1,484 @@
+"""A Bitcoin Core node as a source: its ZeroMQ topics, and RPC to fill what they leave out.
+
+Any of ``rawblock hashblock rawtx hashtx sequence`` will do, over any number of addresses; blocks
+come from ``rawblock``, or by RPC after ``hashblock`` or ``sequence`` alone. Without RPC the feed
+works too, but holes stay: bodies and headers then come from other sources.
+
+How each failure is met
+- Message numbers leave a hole, or begin anew (the node restarted), or the connection broke: tip and
+  mempool are compared by RPC and the difference is said afterwards (``node_resync``). Meanwhile
+  the node's own words wait (``node_order``).
+- A notifier died without a sign (Core drops one whose sending failed once): each few seconds the
+  node's tip is compared with what ZeroMQ said. While it is behind, RPC is asked twice a second.
+- The node is down, of another network, or refuses our credentials: logged once when it begins and
+  once when it ends; retried with a jittered, growing delay. ZeroMQ goes on without RPC, but
+  nothing is taken from a node of another network.
+- A topic that comes by two addresses is taken from one of them.
+
+One asyncio thread. The feed only speaks to the ``Sink``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import zmq
+
+from bitcoin_sprint.chains import Network
+from bitcoin_sprint.config.schema import NodeConfig
+from bitcoin_sprint.errors import ConfigError, FeedError
+from bitcoin_sprint.frames import TipAction
+from bitcoin_sprint.ingest.feed import Sink, Source, Stamps, Verdict
+from bitcoin_sprint.ingest.node_fetch import NodeFetch
+from bitcoin_sprint.ingest.node_order import NodeOrder, parse_word
+from bitcoin_sprint.ingest.node_resync import HeaderSync, NodeResync
+from bitcoin_sprint.ingest.node_rpc import ChainInfo, NodeRpc, WrongNetwork, shown
+from bitcoin_sprint.ingest.node_watch import SilenceWatch, Trouble
+from bitcoin_sprint.ingest.rpc import RpcClient, RpcUnauthorized
+from bitcoin_sprint.ingest.zmq_line import Continuity, Step, ZmqLine
+from bitcoin_sprint.ingest.zmq_topics import (
+    BLOCK_TOPICS,
+    HASHBLOCK,
+    HASHTX,
+    RAWBLOCK,
+    RAWTX,
+    SEQUENCE,
+    TOPICS,
+    NodeTopics,
+)
+
+POLL_SECONDS: Final = 5.0
+"""How often the node's tip is compared with what ZeroMQ said."""
+SILENT_POLL_SECONDS: Final = 0.5
+"""The same while its notifiers are silent, and before they are called so."""
+RETRY_SECONDS_MIN: Final = 0.25
+RETRY_SECONDS_MAX: Final = 10.0
+LINES_UP_SECONDS: Final = 1.0
+"""How long the first connections may take before the node is asked where it stands."""
+SUBSCRIBE_SECONDS: Final = 0.03
+"""How long a subscription may take to be in force once the connection stands. What the node says
+before that leaves no hole, so it is asked where it stands only afterwards."""
+RAWBLOCK_GRACE_SECONDS: Final = 0.25
+"""How long a ``rawblock`` may follow its ``hashblock`` before the block is fetched."""
+
+_ADDRESS = re.compile(r"(tcp://(\[[0-9a-fA-F:.]+\]|[^:/\[\]\s]+):\d{1,5}|ipc://.+)\Z")
+
+_log = logging.getLogger(__name__)
+
+
+class ZmqFeed:
+    """See the module. Make it within a running event loop."""
+
+    def __init__(
+        self,
+        sink: Sink,
+        source: Source,
+        node: NodeConfig,
+        network: Network,
+        *,
+        poll_seconds: float = POLL_SECONDS,
+        context: zmq.Context[zmq.Socket[bytes]] | None = None,
+    ) -> None:
+        """Raises ConfigError for addresses or RPC settings that can't be right."""
+        self._sink = sink
+        self._source = source
+        self._network = network
+        self._poll_seconds = poll_seconds
+        self._wake = asyncio.Event()
+        self._rpc = _rpc_of(node, network)
+        self._order = NodeOrder(
+            sink, source, network, self._rpc.transactions if self._rpc else None
+        )
+        if self._rpc is not None:
+            headers = HeaderSync(self._rpc, sink, source)
+            self._resync = NodeResync(self._rpc, headers, sink, source, self._order)
+            self._fetch = NodeFetch(self._rpc, headers, sink, source, self._wake.set)
+        self._context = context or zmq.Context.instance()
+        self._lines = [ZmqLine(self._context, each, TOPICS, self) for each in node.addresses]
+        for address in node.addresses:
+            _check_address(address)
+        self._topics = NodeTopics(node.addresses)
+        self._watch = SilenceWatch(source.name)
+        self._trouble = Trouble(source.name)
+        self._resync_due = False
+        self._rpc_is_up = False
+        self._node_is_up = False
+        self._state = "connecting"
+        self._last_message_at = 0.0
+        self._counts = dict.fromkeys(
+            (
+                "blocks",
+                "transactions",
+                "gaps",
+                "messages_lost",
+                "restarts",
+                "connections",
+                "fills_failed",
+                "blocks_refused",
+                "repeated_topics",
+                "malformed",
+            ),
+            0,
+        )
+
+    # --- Feed -----------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        return self._source.name
+
+    @property
+    def source(self) -> Source:
+        return self._source
+
+    @property
+    def can_fetch(self) -> bool:
+        return self._rpc is not None and self._rpc_is_up
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        delay = 0.0
+        failures = 0
+        try:
+            while True:
+                await self._pause(delay)
+                if await self._tend():
+                    failures = 0
+                    delay = self._poll_delay()
+                else:
+                    failures += 1
+                    delay = min(RETRY_SECONDS_MAX, RETRY_SECONDS_MIN * 2 ** min(failures, 10))
+                    delay *= random.uniform(0.5, 1.0)
+        finally:
+            self._close()
+
+    async def fetch_block(self, hash: bytes) -> bool:
+        """Ask the node for a block by RPC."""
+        if not self.can_fetch:
+            return False
+        self._fetch.block(hash)
+        return True
+
+    def snapshot(self) -> Mapping[str, Any]:
+        """State and counts for the operator."""
+        counts = dict(self._counts, **self._order.counts, silences=self._watch.episodes)
+        if self._rpc is not None:
+            counts |= self._resync.counts
+            counts["blocks_fetched"] = self._fetch.blocks_fetched
+        topics: dict[str, dict[str, int]] = {}
+        for line in self._lines:
+            counts["malformed"] += line.malformed_count
+            for topic, numbers in line.numbers.items():
+                if numbers.messages:
+                    entry = topics.setdefault(topic.decode(), {"messages": 0, "lost": 0})
+                    entry["messages"] += numbers.messages
+                    entry["lost"] += numbers.lost
+        return {
+            "state": self._state,
+            "trouble": self._trouble.text,
+            "rpc": "none" if self._rpc is None else "up" if self._rpc_is_up else "down",
+            "addresses": {line.address: line.is_up for line in self._lines},
+            "topics": topics,
+            "waiting": self._order.waiting_count,
+            "last_message_at": self._last_message_at,
+            **counts,
+        }
+
+    # --- LineSink -------------------------------------------------------------------------------
+
+    def on_line_up(self, line: ZmqLine) -> None:  # noqa: ARG002
+        """A connection stands, maybe again: what was published before is lost."""
+        self._counts["connections"] += 1
+        if self._rpc is None:
+            self._node_up(None)
+            self._state = "up"
+        else:
+            self._ask_resync()
+
+    def on_line_down(self, line: ZmqLine) -> None:
+        """A connection broke."""
+        self._topics.forget(line)
+        if self._rpc is None and not self._any_line_up():
+            self._state = "connecting"
+            self._node_down()
+        self._wake.set()
+
+    def on_loss(self, line: ZmqLine, topic: bytes, step: Step) -> None:  # noqa: ARG002
+        """Message numbers left a hole."""
+        if step.continuity is Continuity.RESTART:
+            self._counts["restarts"] += 1
+            if self._rpc is not None:
+                self._resync.is_new_process = True
+        else:
+            self._counts["gaps"] += 1
+        self._counts["messages_lost"] += step.lost
+        _log.info(
+            "%s: %s of %s by %d messages",
+            self.name,
+            step.continuity.value,
+            topic.decode(),
+            step.lost,
+        )
+        # With ``sequence`` whole, each lost body is missed, and fetched, by itself.
+        if topic == SEQUENCE or not self._topics.is_live(SEQUENCE):
+            self._ask_resync()
+
+    def on_message(self, line: ZmqLine, topic: bytes, body: bytes | memoryview) -> None:
+        """A message of one of Core's topics."""
+        now = time.time_ns()
+        if not self._topics.takes(topic, line):
+            self._counts["repeated_topics"] += 1
+            return
+        self._last_message_at = now / 1e9
+        stamps = Stamps(0, now, now)
+        if topic == SEQUENCE:
+            self._on_sequence(line, body, stamps)
+        elif topic == RAWTX:
+            self._on_rawtx(line, bytes(body), stamps)
+        elif topic == RAWBLOCK:
+            self._on_rawblock(body, stamps)
+        elif len(body) != 32:
+            self._counts["malformed"] += 1
+        elif topic == HASHBLOCK:
+            self._on_hashblock(bytes(body[::-1]))
+        elif (
+            topic == HASHTX
+            and not self._topics.is_live(RAWTX)
+            and not self._topics.is_live(SEQUENCE)
+        ):
+            self._on_hashtx(bytes(body[::-1]))
+
+    # --- messages -------------------------------------------------------------------------------
+
+    def _on_sequence(self, line: ZmqLine, body: bytes | memoryview, stamps: Stamps) -> None:
+        word = parse_word(body, stamps)
+        if word is None:
+            self._counts["malformed"] += 1
+            return
+        if word.action is TipAction.CONNECTED:
+            self._watch.hear(word.hash)
+        elif word.action is TipAction.DISCONNECTED:
+            self._watch.told = None
+        self._order.on_word(line, word)
+
+    def _on_rawtx(self, line: ZmqLine, raw: bytes, stamps: Stamps) -> None:
+        self._counts["transactions"] += 1
+        self._order.expects_bodies = True
+        # While it is not known whether ``sequence`` will come, both ways are open.
+        if self._topics.is_live(SEQUENCE) or self._topics.names is None:
+            self._order.on_body(line, raw)
+        if not self._topics.is_live(SEQUENCE):
+            self._sink.on_transaction(self._source, raw, stamps, verified=True)
+
+    def _on_hashtx(self, txid: bytes) -> None:
+        if self.can_fetch and self._sink.wants_transaction(txid):
+            self._fetch.transaction(txid)
+
+    def _on_rawblock(self, raw: bytes | memoryview, stamps: Stamps) -> None:
+        self._counts["blocks"] += 1
+        outcome = self._sink.on_block(self._source, raw, stamps)
+        if outcome.verdict is Verdict.REFUSED:
+            self._counts["blocks_refused"] += 1
+            _log.warning("%s: block %s refused: %s", self.name, shown(outcome.hash), outcome.reason)
+            return
+        if outcome.verdict is Verdict.ORPHAN:
+            self._bring(outcome.hash)
+        self._on_new_best(outcome.hash)
+
+    def _on_hashblock(self, hash: bytes) -> None:
+        if self._topics.is_live(RAWBLOCK):
+            loop = asyncio.get_running_loop()
+            loop.call_later(RAWBLOCK_GRACE_SECONDS, self._bring_if_lacking, hash)
+        else:
+            self._bring(hash)
+        self._on_new_best(hash)
+
+    def _on_new_best(self, hash: bytes) -> None:
+        """The node's new tip; to be said here only where ``sequence`` does not say it."""
+        is_news = self._watch.told != hash
+        self._watch.hear(hash)
+        if is_news and not self._topics.is_live(SEQUENCE):
+            self._sink.on_node_tip(self._source, TipAction.CONNECTED, hash)
+
+    # --- by RPC ---------------------------------------------------------------------------------
+
+    async def _tend(self) -> bool:
+        """See that all is well and mend what is not; False: try again soon."""
+        if self._rpc is None:
+            self._open_lines()
+            return True
+        try:
+            info = await self._rpc.chain_info()
+            self._topics.update(await self._rpc.notifiers())
+            self._order.expects_bodies = self._topics.is_live(RAWTX)
+        except WrongNetwork as error:
+            self._refuse_node(error)
+            return False
+        except FeedError as error:
+            self._on_rpc_failure(error)
+            return False
+        self._rpc_is_up = True
+        try:
+            await self._catch_up(info)
+            await self._resync.prune()
+        except FeedError as error:
+            self._on_rpc_failure(error)
+            return False
+        self._trouble.end()
+        self._state = "syncing" if info.is_syncing else "up"
+        if self._watch.is_silent:
+            self._state = "silent"
+        return True
+
+    async def _catch_up(self, info: ChainInfo) -> None:
+        if not self._lines[0].is_open:
+            self._order.hold()
+            self._resync_due = True
+            self._open_lines()
+            await self._lines_up()
+        if self._watch.compare(info, self._silence()):
+            self._resync_due = True
+        if self._resync_due:
+            self._resync_due = False
+            self._order.hold()
+            await asyncio.sleep(SUBSCRIBE_SECONDS)
+            with_mempool = self._topics.is_live(SEQUENCE)
+            try:
+                info, wanted = await self._resync.run(with_mempool=with_mempool)
+            except FeedError:
+                self._resync_due = True
+                raise
+            self._node_is_up = True
+            self._watch.told = info.best
+            for hash in wanted:
+                self._fetch.block(hash)
+
+    def _silence(self) -> str:
+        if not self._any_line_up():
+            addresses = ", ".join(line.address for line in self._lines)
+            return f"no ZeroMQ connection to {addresses}; check -zmqpub… and the addresses"
+        names = self._topics.names
+        if names is not None and not names & BLOCK_TOPICS:
+            return "publishes no blocks; give it -zmqpubsequence and -zmqpubrawblock"
+        return "its ZeroMQ notifiers said nothing of its newest block"
+
+    def _poll_delay(self) -> float:
+        if self._watch.is_urgent:
+            return min(self._poll_seconds, SILENT_POLL_SECONDS)
+        return self._poll_seconds
+
+    def _on_rpc_failure(self, error: FeedError) -> None:
+        """Go on with ZeroMQ alone."""
+        self._rpc_is_up = False
+        unauthorized = isinstance(error, RpcUnauthorized)
+        self._trouble.begin(str(error))
+        self._state = "unauthorized" if unauthorized else "down"
+        if self._order.is_held:
+            self._counts["fills_failed"] += 1
+            self._order.release()
+        self._open_lines()
+        if not self._any_line_up():
+            self._node_down()
+        else:
+            self._state = "unauthorized" if unauthorized else "no rpc"
+            self._node_up(None)
+
+    def _refuse_node(self, error: WrongNetwork) -> None:
+        self._trouble.begin(str(error))
+        self._state = "wrong network"
+        self._rpc_is_up = False
+        self._close_lines()
+        self._node_down()
+
+    def _bring_if_lacking(self, hash: bytes) -> None:
+        if self._sink.wants_body(hash) or not self._sink.knows_header(hash):
+            self._bring(hash)
+
+    def _bring(self, hash: bytes) -> None:
+        """Get a block that was only named: its header at once, then its body."""
+        if self.can_fetch:
+            self._fetch.way_to(hash)
+
+    def _ask_resync(self) -> None:
+        self._resync_due = True
+        if self._rpc is None:
+            return
+        if self._rpc_is_up:
+            self._order.hold()
+        self._wake.set()
+
+    # --- connections and state ------------------------------------------------------------------
+
+    def _open_lines(self) -> None:
+        for line in self._lines:
+            line.open()
+
+    def _close_lines(self) -> None:
+        for line in self._lines:
+            line.close()
+            self._topics.forget(line)
+
+    async def _lines_up(self) -> None:
+        """Wait for the connections, a bounded time."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + LINES_UP_SECONDS
+        while not all(line.is_up for line in self._lines) and loop.time() < end:
+            self._wake.clear()
+            await self._pause(end - loop.time())
+
+    def _any_line_up(self) -> bool:
+        return any(line.is_up for line in self._lines)
+
+    def _node_up(self, tip: bytes | None) -> None:
+        if not self._node_is_up:
+            self._node_is_up = True
+            self._sink.on_node_connected(self._source, tip)
+
+    def _node_down(self) -> None:
+        if self._node_is_up:
+            self._node_is_up = False
+            self._sink.on_node_lost(self._source)
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait until woken, or as long as this."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+        self._wake.clear()
+
+    def _close(self) -> None:
+        self._order.close()
+        self._close_lines()
+        if self._rpc is not None:
+            self._fetch.close()
+            self._rpc.client.close()
+        self._node_down()
+
+
+def _rpc_of(node: NodeConfig, network: Network) -> NodeRpc | None:
+    if not node.rpc_url:
+        return None
+    client = RpcClient(
+        node.rpc_url,
+        cookie=Path(node.rpc_cookie) if node.rpc_cookie else None,
+        user=node.rpc_user,
+        password=node.rpc_password,
+    )
+    return NodeRpc(client, network)
+
+
+def _check_address(address: str) -> None:
+    if not _ADDRESS.match(address):
+        raise ConfigError(
+            f"ingest.zmq.addresses: {address!r} is no ZeroMQ address of the form "
+            "tcp://127.0.0.1:28332"
+        )
