@@ -40,7 +40,7 @@ lint: .venv/.built
 
 # Forces a rebuild of the compiled core (SPRINT_SANITIZE=address,undefined|thread is obeyed).
 native: .venv/.locked
-	@rm -rf build engine/bitcoin_sprint/_native*.so .venv/.built
+	@rm -rf build engine/bitcoin_sprint/_*.so .venv/.built
 	@$(MAKE) --no-print-directory .venv/.built
 
 bench: .venv/.built
@@ -51,7 +51,7 @@ bench-report prove soak fuzz install-systemd:
 	@echo "make $@: does not exist yet" >&2; exit 2
 
 clean:
-	rm -rf .venv build dist engine/*.egg-info engine/bitcoin_sprint/_native*.so
+	rm -rf .venv build dist engine/*.egg-info engine/bitcoin_sprint/_*.so
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

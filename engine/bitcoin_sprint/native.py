@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final, NoReturn
 
-from bitcoin_sprint import errors
+from bitcoin_sprint import _hot, errors
 from bitcoin_sprint._native import ffi as _ffi
 from bitcoin_sprint._native import lib as _lib
 
@@ -17,6 +17,11 @@ __all__ = ["crc32c", "fail", "ffi", "lib", "text_of"]
 
 ffi: Final[Any] = _ffi
 lib: Final[Any] = _lib
+
+Committer = _hot.Committer
+Cursor = _hot.Cursor
+FrameView = _hot.Frame
+Publisher = _hot.Publisher
 
 _EXCEPTIONS: Final[dict[int, type[Exception]]] = {
     -1: errors.NotRunningError,  # SP_E_NOT_FOUND
@@ -38,6 +43,11 @@ def fail(code: int, text: str) -> NoReturn:
     raise _EXCEPTIONS.get(code, errors.SprintError)(text)
 
 
+def address_of(pointer: Any) -> int:
+    """Where a C pointer or function points, as a number."""
+    return int(ffi.cast("uintptr_t", pointer))
+
+
 def text_of(field: Any) -> str:
     """The zero-terminated text in a C array."""
     return bytes(ffi.string(field)).decode("utf-8", "replace")
@@ -47,3 +57,9 @@ def crc32c(data: bytes | bytearray | memoryview, crc: int = 0) -> int:
     """CRC32C (RFC 3720) of ``data``, going on from ``crc`` (0 to begin). Thread-safe."""
     view = ffi.from_buffer(data)
     return int(lib.sp_crc32c(crc, view, len(view)))
+
+
+_hot.connect(
+    address_of(ffi.addressof(lib, "sp_writer_publish")),
+    address_of(ffi.addressof(lib, "sp_reservation_commit")),
+)

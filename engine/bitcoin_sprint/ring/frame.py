@@ -6,149 +6,33 @@ what was read; or take ``copy()``, which asks by itself.
 
 from __future__ import annotations
 
-from struct import Struct
-from typing import Any
+from typing import NoReturn
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from bitcoin_sprint.errors import Corrupt, Overrun
 from bitcoin_sprint.frames import BLOCK_FOOTER, BLOCK_TRAILER_MAGIC, Kind
-from bitcoin_sprint.native import lib
+from bitcoin_sprint.native import FrameView
 from bitcoin_sprint.ring import layout
-
-_U64 = Struct("<Q").unpack_from
-_U32 = Struct("<I").unpack_from
-_I32 = Struct("<i").unpack_from
-_U16 = Struct("<H").unpack_from
-_PLACE = Struct("<QI").unpack_from
 
 _HEADER_BYTES = 80
 
 
-class Frame(msgspec.Struct, frozen=True, eq=False):
-    """One frame. Its fields are a private copy and never change; only the payload can go away."""
+class Frame(FrameView):
+    """One frame. Its fields are a private copy and never change; only the payload can go away.
 
-    _ring: Any  # a Ring; a Struct for its constructor, which costs half of a Python one
-    _raw: bytes
+    Made by a Reader. The fields stand in ``FrameView``. A frame is itself a read-only buffer of its
+    payload, so ``memoryview(frame)`` and ``struct.unpack_from(format, frame)`` read in place.
+    """
 
-    @property
-    def sequence(self) -> int:
-        value: int = _U64(self._raw, 0)[0]
-        return value
+    __slots__ = ()
 
     @property
     def session(self) -> int:
-        session: int = self._ring.session
+        """Random number of the ring's segment; (session, sequence) names a frame."""
+        session: int = self.ring.session
         return session
-
-    @property
-    def position(self) -> int:
-        """Absolute place in the arena; frames may lie there in another order than their numbers."""
-        value: int = _U64(self._raw, 8)[0]
-        return value
-
-    @property
-    def length(self) -> int:
-        """Bytes of the payload."""
-        value: int = _U32(self._raw, 16)[0]
-        return value
-
-    @property
-    def crc32c(self) -> int:
-        """CRC32C of the payload, as the writer reckoned it."""
-        value: int = _U32(self._raw, 20)[0]
-        return value
-
-    @property
-    def kind(self) -> int:
-        """A ``frames.Kind``."""
-        return self._raw[24]
-
-    @property
-    def chain(self) -> int:
-        """A ``frames.Chain``."""
-        return self._raw[25]
-
-    @property
-    def level(self) -> int:
-        """A ``frames.Level``."""
-        return self._raw[26]
-
-    @property
-    def flags(self) -> int:
-        """``frames.Flag`` bits."""
-        value: int = _U32(self._raw, 28)[0]
-        return value
-
-    @property
-    def height(self) -> int:
-        """-1: not known."""
-        value: int = _I32(self._raw, 32)[0]
-        return value
-
-    @property
-    def source(self) -> int:
-        """Index into the source table; ``Ring.source_name`` has the name."""
-        value: int = _U16(self._raw, 36)[0]
-        return value
-
-    @property
-    def hash(self) -> bytes:
-        """Block hash or txid, 32 bytes in internal order."""
-        return self._raw[40:72]
-
-    @property
-    def publish_ns(self) -> int:
-        """CLOCK_REALTIME when it was published."""
-        value: int = _U64(self._raw, 72)[0]
-        return value
-
-    @property
-    def origin_ns(self) -> int:
-        """CLOCK_REALTIME when the sender says it was made, 0: not known."""
-        value: int = _U64(self._raw, 80)[0]
-        return value
-
-    @property
-    def first_byte_ns(self) -> int:
-        """CLOCK_REALTIME when its first byte arrived, 0: not known."""
-        value: int = _U64(self._raw, 88)[0]
-        return value
-
-    @property
-    def last_byte_ns(self) -> int:
-        """CLOCK_REALTIME when its last byte arrived, 0: not known."""
-        value: int = _U64(self._raw, 96)[0]
-        return value
-
-    @property
-    def stamp_ns(self) -> int:
-        """CLOCK_MONOTONIC at publication, strictly increasing over both rings of an instance."""
-        value: int = _U64(self._raw, 104)[0]
-        return value
-
-    @property
-    def descriptor(self) -> bytes:
-        """All fields as the 128 bytes of ``layout.DESCRIPTOR``."""
-        return self._raw
-
-    @property
-    def payload(self) -> memoryview:
-        """The payload in the ring, read-only, not copied. Ask ``valid()`` after using it.
-
-        Keeps the mapping alive, also past ``Ring.close``.
-        """
-        position, length = _PLACE(self._raw, 8)
-        ring = self._ring
-        offset = position % ring.arena_bytes
-        payload: memoryview = ring.arena[offset : offset + length]
-        return payload
-
-    def valid(self) -> bool:
-        """Whether everything read from the payload before this call was whole."""
-        return bool(lib.sp_intact(self._ring.mapped, _U64(self._raw, 8)[0]))
 
     def copy(self) -> bytes | None:
         """The payload, copied and known to be whole; None when it has been overwritten."""
@@ -212,5 +96,5 @@ class Frame(msgspec.Struct, frozen=True, eq=False):
             f"{self.hash[::-1].hex()[:16]}… {self.length} bytes>"
         )
 
-    def __getstate__(self) -> Any:
+    def __reduce__(self) -> NoReturn:
         raise TypeError("a frame points into shared memory; copy() its payload instead")

@@ -5,33 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import time
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from bitcoin_sprint.errors import Closed
-from bitcoin_sprint.native import fail, ffi, lib, text_of
+from bitcoin_sprint.native import Cursor, address_of, fail, ffi, lib, text_of
 from bitcoin_sprint.ring.frame import Frame
 
 if TYPE_CHECKING:
     from bitcoin_sprint.ring.attached import Ring
 
-_SLICE_NS = 50_000_000
-"""Longest stay in C, so that Python's signal handlers run."""
 
-_poll = lib.sp_poll
-_wait = lib.sp_wait
-
-
-class Reader:
+class Reader(Cursor[Frame]):
     """A place in a ring. Made by ``Ring.reader``; belongs to one thread at a time.
 
     ``frames_lost`` plus the frames delivered is always what was published since its start.
+    ``poll`` and ``wait`` are ``Cursor``'s.
     """
 
-    __slots__ = (
-        "_c", "_closed", "_descriptor", "_event_fd", "_frame", "_owner", "_ring", "_sleeper",
-    )  # fmt: skip
+    __slots__ = ("_c", "_closed", "_event_fd", "_owner", "_ring", "_sleeper")
 
     def __init__(self, ring: Ring, first: int, resume: int, wait_mode: int) -> None:
         self._ring = ring
@@ -39,11 +31,10 @@ class Reader:
         self._c: Any = ffi.gc(ffi.new("sp_reader *"), lib.sp_reader_close)
         lib.sp_reader_init(self._c, handle, first, resume, wait_mode)
         self._owner = handle  # the C reader points into it
-        self._frame: Any = ffi.new("sp_frame *")
-        self._descriptor = memoryview(ffi.buffer(self._frame, 128))
         self._event_fd = -1
         self._closed = False
         self._sleeper: asyncio.Future[None] | None = None
+        self._aim(ring, self._c, address_of(self._c), Frame)
 
     @property
     def sequence(self) -> int:
@@ -73,53 +64,6 @@ class Reader:
     @property
     def ring(self) -> Ring:
         return self._ring
-
-    def poll(self) -> Frame | None:
-        """The next frame, None when there is none yet.
-
-        Raises Closed once a ring that its writer ended was read to its end, Corrupt naming what
-        contradicts the specification.
-        """
-        try:
-            code = _poll(self._c, self._frame)
-        except TypeError:
-            self._check()
-            raise
-        if code == 1:
-            return Frame(self._ring, self._descriptor.tobytes())
-        if code == 0:
-            return None
-        self._fail(code)
-
-    def wait(self, timeout: float | None = None) -> Frame | None:
-        """The next frame, waiting for it in this reader's mode; None after ``timeout`` seconds.
-
-        The GIL is released. Signal handlers run. Raises as ``poll``.
-        """
-        try:
-            code = _wait(self._c, self._frame, _SLICE_NS if timeout is None else 0)
-        except TypeError:
-            self._check()
-            raise
-        if code == 1:
-            return Frame(self._ring, self._descriptor.tobytes())
-        if code < 0:
-            self._fail(code)
-        return self._wait_on(timeout)
-
-    def _wait_on(self, timeout: float | None) -> Frame | None:
-        until = None if timeout is None else time.monotonic_ns() + int(timeout * 1e9)
-        while True:
-            span = _SLICE_NS
-            if until is not None:
-                span = min(span, max(until - time.monotonic_ns(), 0))
-            code = _wait(self._c, self._frame, span)
-            if code == 1:
-                return Frame(self._ring, self._descriptor.tobytes())
-            if code < 0:
-                self._fail(code)
-            if until is not None and time.monotonic_ns() >= until:
-                return None
 
     def __iter__(self) -> Iterator[Frame]:
         """Frames as they come, until the ring ends."""
@@ -180,6 +124,7 @@ class Reader:
         if self._closed:
             return
         self._closed = True
+        self._stop()
         if self._event_fd >= 0:
             lib.sp_notifier_remove(self._event_fd)
             os.close(self._event_fd)
@@ -201,7 +146,8 @@ class Reader:
         if self._closed:
             raise Closed("this reader was closed")
 
-    def _fail(self, code: int) -> NoReturn:
+    def _failed(self, code: int) -> NoReturn:
+        self._check()
         fail(code, text_of(self._c.detail) or "the ring's writer ended it")
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from bitcoin_sprint.errors import Closed, HostError
-from bitcoin_sprint.frames import Chain
-from bitcoin_sprint.native import fail, ffi, lib
+from bitcoin_sprint.native import Committer, address_of, fail, ffi, lib
 
 if TYPE_CHECKING:
     from bitcoin_sprint.ring.writer import Writer
@@ -15,7 +14,7 @@ _REVOKED = 2
 _LOST = 3
 
 
-class Reservation:
+class Reservation(Committer):
     """Room for one payload that is still arriving. Made by ``Writer.reserve``.
 
     It lies in the arena until the writer laps it, then in private memory (``revoked``): any call on
@@ -28,6 +27,7 @@ class Reservation:
     def __init__(self, writer: Writer, c: Any) -> None:
         self._writer = writer
         self._c = c
+        self._aim(writer, c, address_of(c))
 
     @property
     def buffer(self) -> memoryview:
@@ -74,33 +74,6 @@ class Reservation:
         if code != 0:
             fail(code, f"{count} bytes received, {self._c.capacity - self._c.length} were free")
 
-    def commit(
-        self,
-        kind: int,
-        *,
-        hash: bytes,
-        level: int,
-        height: int = -1,
-        flags: int = 0,
-        chain: int = Chain.BITCOIN,
-        source: int = 0,
-        origin_ns: int = 0,
-        first_byte_ns: int = 0,
-        last_byte_ns: int = 0,
-    ) -> int:
-        """Publish what was received, as ``Writer.publish`` does; returns the sequence number.
-
-        Costs the same for any length, unless it was revoked.
-        """
-        self._check()
-        meta = self._writer.describe(
-            kind, hash, level, height, flags, chain, source, origin_ns, first_byte_ns, last_byte_ns
-        )
-        sequence = int(lib.sp_reservation_commit(self._c, meta))
-        if sequence < 0:
-            fail(sequence, "the reservation was revoked and there was no memory to go on in")
-        return sequence
-
     def abandon(self) -> None:
         """Give up. Nothing was published. Again or after a commit: nothing happens."""
         if not self._writer.closed:
@@ -111,6 +84,10 @@ class Reservation:
 
     def __exit__(self, *_: object) -> None:
         self.abandon()
+
+    def _failed(self, code: int) -> NoReturn:
+        self._check()
+        fail(code, "the reservation was revoked and there was no memory to go on in")
 
     def _check(self) -> None:
         if self._writer.closed:

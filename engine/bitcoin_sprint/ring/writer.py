@@ -11,13 +11,11 @@ import logging
 import os
 import secrets
 import weakref
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from bitcoin_sprint.errors import Closed, HostError
-from bitcoin_sprint.frames import Chain
-from bitcoin_sprint.native import fail, ffi, lib, text_of
+from bitcoin_sprint.native import Publisher, address_of, fail, ffi, lib, text_of
 from bitcoin_sprint.ring import layout, segment
 from bitcoin_sprint.ring.reservation import Reservation
 from bitcoin_sprint.ring.sizing import RingOptions, rungs
@@ -26,18 +24,17 @@ from bitcoin_sprint.ring.wake import Wake
 _log = logging.getLogger(__name__)
 _writers: weakref.WeakSet[Writer] = weakref.WeakSet()
 
-Bytes = bytes | bytearray | memoryview
 
+class Writer(Publisher):
+    """Publishes to one ring of one instance. Made by ``Writer.create``; close it when done.
 
-class Writer:
-    """Publishes to one ring of one instance. Made by ``Writer.create``; close it when done."""
+    ``publish`` is ``Publisher``'s.
+    """
 
     def __init__(self, path: Path, instance: str, name: str, network: str) -> None:
         """Not for callers: ``create`` does it."""
         self._path, self._instance, self._name, self._network = path, instance, name, network
         self._c: Any = ffi.new("sp_writer *")
-        self._meta: Any = ffi.new("sp_meta *")
-        self._part_room: Any = ffi.new("sp_part[]", 8)
         self._base: Any = ffi.NULL
         self._mapped_bytes = 0
         self._wake: Wake | None = None
@@ -83,6 +80,7 @@ class Writer:
         except BaseException:
             self._release(unlink=fresh)
             raise
+        self._aim(self._c, address_of(self._c))
         _writers.add(self)
         return self
 
@@ -119,51 +117,6 @@ class Writer:
         """How many reservations had to leave the arena because the writer lapped them."""
         return int(self._c.revocations)
 
-    def publish(
-        self,
-        kind: int,
-        payload: Bytes | Sequence[Bytes],
-        *,
-        hash: bytes,
-        level: int,
-        height: int = -1,
-        flags: int = 0,
-        chain: int = Chain.BITCOIN,
-        source: int = 0,
-        origin_ns: int = 0,
-        first_byte_ns: int = 0,
-        last_byte_ns: int = 0,
-    ) -> int:
-        """Publish one frame and return its sequence number.
-
-        ``payload`` is bytes, or a sequence of pieces that are gathered in the ring without being
-        joined first. ``hash`` has 32 bytes in internal order; the times are CLOCK_REALTIME ns, 0
-        for not known. Raises RingError for a payload of more than half the arena, ValueError for a
-        hash of another length.
-        """
-        if self._fd < 0:
-            raise Closed("the ring's writer was closed")
-        if len(hash) != 32:
-            raise ValueError(f"a hash has 32 bytes, not {len(hash)}")
-        if type(payload) is bytes:
-            sequence = lib.sp_writer_publish_one(
-                self._c, kind, chain, level, flags, height, source, hash,
-                origin_ns, first_byte_ns, last_byte_ns, payload, len(payload),
-            )  # fmt: skip
-        else:
-            pieces = [payload] if isinstance(payload, (bytes, bytearray, memoryview)) else payload
-            meta = self.describe(
-                kind, hash, level, height, flags, chain, source,
-                origin_ns, first_byte_ns, last_byte_ns,
-            )  # fmt: skip
-            parts, held = self._parts(pieces)
-            sequence = lib.sp_writer_publish(self._c, meta, parts, len(pieces))
-            del held
-        if sequence < 0:
-            fail(sequence, text_of(self._c.detail))
-        published: int = sequence
-        return published
-
     def reserve(self, capacity: int) -> Reservation:
         """Room for a payload of at most ``capacity`` bytes that is still arriving.
 
@@ -179,28 +132,6 @@ class Writer:
             fail(code, text_of(self._c.detail))
         # The writer's table points at it: forgotten without commit or abandon, it leaves the table.
         return Reservation(self, ffi.gc(reservation, lib.sp_reservation_abandon))
-
-    def describe(
-        self,
-        kind: int,
-        hash: bytes,
-        level: int,
-        height: int,
-        flags: int,
-        chain: int,
-        source: int,
-        origin_ns: int,
-        first_byte_ns: int,
-        last_byte_ns: int,
-    ) -> Any:
-        """The C form of a frame's description; good until the next call."""
-        if len(hash) != 32:
-            raise ValueError(f"a hash has 32 bytes, not {len(hash)}")
-        lib.sp_meta_fill(
-            self._meta, kind, chain, level, flags, height, source, hash,
-            origin_ns, first_byte_ns, last_byte_ns,
-        )  # fmt: skip
-        return self._meta
 
     def set_source(self, index: int, name: str) -> None:
         """Name entry ``index`` (0 to 63) of the table that readers look sources up in. Names of
@@ -233,6 +164,10 @@ class Writer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _failed(self, code: int) -> NoReturn:
+        self._check()
+        fail(code, text_of(self._c.detail))
+
     def _check(self) -> None:
         if self._fd < 0:
             raise Closed("the ring's writer was closed")
@@ -240,15 +175,6 @@ class Writer:
     def _header(self) -> Any:
         self._check()
         return self._c.header
-
-    def _parts(self, pieces: Sequence[Bytes]) -> tuple[Any, list[Any]]:
-        """The C array of a gathered payload, and what keeps its pieces alive."""
-        if len(pieces) > len(self._part_room):
-            self._part_room = ffi.new("sp_part[]", len(pieces))
-        held = [ffi.from_buffer(piece) for piece in pieces]
-        for part, piece in zip(self._part_room, held, strict=False):
-            part.bytes, part.length = piece, len(piece)
-        return self._part_room, held
 
     def _show_wake(self, wake: Wake) -> None:
         lib.sp_writer_set_wake(self._c, wake.page, wake.inode, layout.wake_offset(self._name))
@@ -339,6 +265,7 @@ class Writer:
         """Unlink before the lock goes, so that no successor finds a closed segment by its name."""
         _writers.discard(self)
         fd, self._fd = self._fd, -1
+        self._aim(None, 0)
         if self._base != ffi.NULL:
             lib.sp_writer_drop(self._c)
             if unlink and self._c.header != ffi.NULL:
@@ -354,6 +281,7 @@ class Writer:
             self._wake = None
 
     def _close_in_child(self) -> None:
+        self._aim(None, 0)
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
