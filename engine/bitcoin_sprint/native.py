@@ -9,9 +9,14 @@ from __future__ import annotations
 
 from typing import Any, Final, NoReturn
 
-from bitcoin_sprint import _hot, errors
-from bitcoin_sprint._native import ffi as _ffi
-from bitcoin_sprint._native import lib as _lib
+from bitcoin_sprint import errors
+
+try:
+    from bitcoin_sprint import _hot
+    from bitcoin_sprint._native import ffi as _ffi
+    from bitcoin_sprint._native import lib as _lib
+except ImportError as cause:
+    raise ImportError("the compiled core is missing or stale: run `make native`") from cause
 
 __all__ = ["crc32c", "fail", "ffi", "lib", "text_of"]
 
