@@ -39,6 +39,7 @@ class RecordingSink:
         self.stamps: dict[bytes, Stamps] = {}
         self.transactions: dict[bytes, bytes] = {}
         self.sources: dict[bytes, str] = {}
+        self.failed_bodies: list[tuple[str, bytes]] = []
         self.header_calls: list[tuple[str, int]] = []
         self.block_outcomes: list[Outcome] = []
         self.header_verdict: Callable[[bytes], HeadersOutcome | None] = lambda _: None
@@ -46,6 +47,15 @@ class RecordingSink:
         """Asked for the bodies that headers did not make their own sender bring."""
         self._changed = asyncio.Condition()
         self._tasks: set[asyncio.Task[object]] = set()
+
+    def preload(self, bodies: Sequence[bytes]) -> None:
+        """Know these blocks, oldest first, as if they had come before."""
+        for raw in bodies:
+            hash, parent = self.network.block_hash(raw[:80]), raw[4:36]
+            self.heights[hash] = self.heights[parent] + 1
+            self.parents[hash] = parent
+            self.bodies[hash] = raw
+            self.best = hash
 
     async def until(self, condition: Callable[[], object], timeout: float = 30.0) -> None:
         """Wait until something the sink was told makes ``condition`` true."""
@@ -169,6 +179,13 @@ class RecordingSink:
 
     def on_node_refused(self, source: Source, hash: bytes, reason: str) -> None:
         raise AssertionError(f"{source.name} is no trusted node: {hash!r} {reason}")
+
+    def on_body_failed(self, source: Source, hash: bytes) -> None:
+        self.failed_bodies.append((source.name, hash))
+        self.changed()
+        for feed in self.feeds:
+            if feed.can_fetch and feed.source != source:
+                self._spawn(feed.fetch_block(hash))
 
     def wants_body(self, hash: bytes) -> bool:
         return self.asks and hash in self.parents and hash not in self.bodies

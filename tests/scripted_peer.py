@@ -149,6 +149,9 @@ class ScriptedPeer:
             await conversation.listen()
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass  # the other side hung up, as hostile peers make it do
+        except RuntimeError as error:
+            if "closed" not in str(error):  # uvloop's word for writing after that
+                self.failures.append(error)
         except BaseException as error:
             self.failures.append(error)
         finally:

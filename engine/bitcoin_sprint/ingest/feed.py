@@ -151,6 +151,10 @@ class Sink(Protocol):
         """The node found the block invalid."""
         ...
 
+    def on_body_failed(self, source: Source, hash: bytes) -> None:
+        """A body that was asked of this source will not come from it: ask another now."""
+        ...
+
     def wants_body(self, hash: bytes) -> bool:
         """Whether this block's body is still wanted from anyone."""
         ...

@@ -204,6 +204,10 @@ class Intake:
             self._chain_frames.refuse(entry, reason, source)
             self._ask_for_missing()
 
+    def on_body_failed(self, source: Source, hash: bytes) -> None:
+        """A source will not deliver a body that it was asked for: ask another."""
+        self._fetcher.failed(hash, source)
+
     # --- what feeds ask -----------------------------------------------------------------------
 
     def wants_body(self, hash: bytes) -> bool:

@@ -111,7 +111,7 @@ class _Call:
         self.session.on_bad_block_checksum()
 
     def on_closed(self, cause: Cause, detail: str) -> None:
-        self.session.end()
+        self.session.end(cause)
         if not self.ended.done():
             self.ended.set_result((cause, detail))
 

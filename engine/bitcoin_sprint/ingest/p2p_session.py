@@ -128,9 +128,12 @@ class Session:
         self._connection.send(messages.SendHeaders())
         self.ask_headers()
 
-    def end(self) -> None:
+    def end(self, cause: Cause) -> None:
         """The connection is over."""
-        self._blocks.clear()
+        asked, self._blocks = list(self._blocks), {}
+        if cause is not Cause.CLOSED:
+            for hash in asked:
+                self._sink.on_body_failed(self._source, hash)
         self._setting.lead.give_up(self)
         if self._setting.requests is not None:
             self._setting.requests.forget(self, self._setting.clock())
@@ -313,7 +316,7 @@ class Session:
 
     def on_bad_block_checksum(self) -> None:
         if self._block_arriving is not None:
-            self._block_done(self._block_arriving)
+            self._block_failed(self._block_arriving)
 
     def _take_block(self, raw: Buffer, stamps: Stamps) -> None:
         self._counts["blocks"] += 1
@@ -328,6 +331,11 @@ class Session:
     def _block_done(self, hash: bytes) -> None:
         if self._blocks.pop(hash, None) is not None:
             self._block_progress_at = self._setting.clock()
+
+    def _block_failed(self, hash: bytes) -> None:
+        if hash in self._blocks:
+            self._block_done(hash)
+            self._sink.on_body_failed(self._source, hash)
 
     def _take_transaction(self, raw: Buffer, stamps: Stamps) -> None:
         requests, now = self._setting.requests, self._setting.clock()
@@ -374,7 +382,7 @@ class Session:
     def _take_not_found(self, items: Sequence[InvItem]) -> None:
         blocks = [item.hash for item in items if item.type in _BLOCK_TYPES]
         for hash in blocks:
-            self._block_done(hash)
+            self._block_failed(hash)
         self._counts["blocks_not_found"] += len(blocks)
         if self._setting.requests is not None and len(blocks) < len(items):
             rest = [item.hash for item in items if item.type not in _BLOCK_TYPES]
