@@ -35,6 +35,9 @@ TICK_S: Final = 0.025
 TICKS_PER_HEARTBEAT: Final = 4
 TICKS_PER_REPORT: Final = 40
 FEED_RESTART_S: Final = 1.0
+FEED_COUNTS: Final = frozenset({"connections", "bytes_received", "gaps", "messages_lost"})
+"""What of a feed's own figures becomes counters."""
+UP_STATES: Final = frozenset({"ready", "up", "syncing", "silent", "no rpc"})
 PRIVATE_MODE: Final = 0o600
 
 _log = logging.getLogger(__name__)
@@ -110,7 +113,7 @@ class Ingest:
             nodes=[source for source in nodes if source.trusted],
             clock=clock,
         )
-        self.feeds = build_feeds(config, network, self.intake, table)
+        self.feeds = build_feeds(config, network, self.intake, table, nodes)
         for feed in self.feeds:
             fetcher.add_feed(feed)
 
@@ -128,16 +131,13 @@ class Ingest:
             await asyncio.sleep(TICK_S)
 
     def _report_feeds(self) -> None:
-        """Show how each source stands; ``source.<name>.up`` and what it counts of connections."""
+        """Show how each source stands: ``source.<name>.up``, and what it counts itself."""
         for feed in self.feeds:
             state = feed.snapshot()
-            counts = state.get("counts", {})
-            figures = {
-                "up": int(state.get("state") == "ready"),
-                "connections": counts.get("connections", 0),
-                "bytes_received": counts.get("bytes_received", 0),
-                "dropped": sum(state.get("dropped", {}).values()),
-            }
+            figures = {name: state[name] for name in FEED_COUNTS if name in state}
+            figures |= {n: v for n, v in state.get("counts", {}).items() if n in FEED_COUNTS}
+            figures["up"] = int(state["state"] in UP_STATES)
+            figures["dropped"] = sum(state.get("dropped", {}).values())
             for name, value in figures.items():
                 self._counters.counter(f"source.{feed.name}.{name}").set(value)
 

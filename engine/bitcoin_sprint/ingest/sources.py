@@ -11,6 +11,7 @@ from bitcoin_sprint.errors import ConfigError
 from bitcoin_sprint.ingest.feed import Feed, Sink, Source, SourceKind
 from bitcoin_sprint.ingest.p2p_feed import PeerGroup, p2p_feeds
 from bitcoin_sprint.ingest.peers import AddressBook
+from bitcoin_sprint.ingest.zmq_feed import ZmqFeed
 
 SOURCES_MAX: Final = 64
 """Entries in a ring's source table; the first stands for the engine itself."""
@@ -48,9 +49,18 @@ def node_sources(config: Config, table: SourceTable) -> list[Source]:
     ]
 
 
-def build_feeds(config: Config, network: Network, sink: Sink, table: SourceTable) -> list[Feed]:
-    """Make every feed that the configuration asks for."""
-    return [*_peers(config, network, sink, table)]
+def build_feeds(
+    config: Config, network: Network, sink: Sink, table: SourceTable, nodes: Sequence[Source]
+) -> list[Feed]:
+    """Make every feed that the configuration asks for; ``nodes``: the sources of ``node_sources``.
+
+    To be called in the event loop's thread. Raises ConfigError for addresses that can't be right.
+    """
+    lines = zip(nodes, config.ingest.zmq, strict=True)
+    return [
+        *(ZmqFeed(sink, source, node, network) for source, node in lines),
+        *_peers(config, network, sink, table),
+    ]
 
 
 def _peers(config: Config, network: Network, sink: Sink, table: SourceTable) -> Sequence[Feed]:

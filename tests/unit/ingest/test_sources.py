@@ -24,7 +24,9 @@ def feed_names(**overrides: object) -> list[str]:
     with rigs() as made:
         intake = made.start().intake
         table = SourceTable(Entries().enter)
-        return [feed.name for feed in build_feeds(config, network("regtest"), intake, table)]
+        nodes = node_sources(config, table)
+        feeds = build_feeds(config, network("regtest"), intake, table, nodes)
+        return [feed.name for feed in feeds]
 
 
 def test_each_source_has_an_entry_and_the_first_is_ours() -> None:
@@ -74,3 +76,9 @@ def test_without_direct_p2p_only_the_simulator_is_spoken_to() -> None:
     assert feed_names(**{"ingest.p2p": ["127.0.0.1:1"], "use_direct_p2p": False}) == []
     simulated = {"sim.enabled": True, "sim.port": 18999, "use_direct_p2p": False}
     assert feed_names(**simulated) == ["p2p 127.0.0.1:18999"]
+
+
+async def test_each_node_has_a_feed_before_the_peers() -> None:
+    nodes = [{"addresses": ["tcp://127.0.0.1:1"], "name": "node-a"}]
+    names = feed_names(**{"ingest.zmq": nodes, "ingest.p2p": ["127.0.0.1:2"]})
+    assert names == ["node-a", "p2p 127.0.0.1:2"]
