@@ -58,7 +58,7 @@ _ENTRIES = {
 
 # Modules through which blocks and transactions enter: they speak to the intake and to nobody else.
 _FEEDS = ("p2p_feed", "p2p_connection", "peers", "zmq_feed", "replay", "rpc", "body_fetcher")
-_NOT_FOR_FEEDS = ("bitcoin_sprint.ring", "bitcoin_sprint.chains.header_chain")
+_NOT_FOR_FEEDS = ("bitcoin_sprint.ring", "bitcoin_sprint.validate.header_chain")
 
 _FILE_LINES_MAX = 400
 _LONGER_FILES = {
