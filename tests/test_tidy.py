@@ -286,8 +286,10 @@ def test_each_unit_test_mirrors_a_module():
         # test_intake_nodes.py is the part of intake.py's tests that is about nodes.
         name = f"{mirrored.stem}_"
         tested = [stem for stem in _stems(folder) if name.startswith(f"{stem}_")]
-        vectors = name == "wire_vectors_"  # tests/vectors/wire.json, for other languages
-        kin = vectors or [stem for stem in _stems(folder) if stem.startswith(name.partition("_")[0] + "_")]
+        # test_p2p_limits.py is about all of p2p_*.py, test_wire_vectors.py about vectors/wire.json.
+        first = name.partition("_")[0] + "_"
+        kin = [stem for stem in _stems(folder) if stem.startswith(first)]
+        kin += list((_ROOT / "tests" / "vectors").glob(f"{first[:-1]}.json"))
         where = path.relative_to(_ROOT)
         assert tested or kin, f"{where}: nothing of that name in {folder.relative_to(_ROOT)}"
 
