@@ -60,12 +60,10 @@ _ENTRIES = {
 _FEEDS = ("p2p_feed", "p2p_connection", "peers", "zmq_feed", "replay", "rpc", "body_fetcher")
 _NOT_FOR_FEEDS = ("bitcoin_sprint.ring", "bitcoin_sprint.validate.header_chain")
 
-_FILE_LINES_MAX = 400
+# 400 lines are many; over 500 somebody has to say why.
+_FILE_LINES_MAX = 500
 _LONGER_FILES = {
     "native/include/sprint.h": "header-only by contract: the one home of the reader's protocol",
-    "engine/bitcoin_sprint/ingest/p2p_messages.py": "every message of the protocol, side by side",
-    "engine/bitcoin_sprint/ingest/simulator/chain.py": "one chain's state, a few lines over",
-    "engine/bitcoin_sprint/transports/delivery.py": "one frame's whole way into a socket",
 }
 _FUNCTION_LINES_MAX = 70
 _LONGER_FUNCTIONS: dict[str, str] = {}
@@ -278,27 +276,13 @@ def test_the_tolerated_are_still_there():
         assert (_ROOT / name).is_file(), f"{name} is gone; take it off the list"
 
 
-def test_each_unit_test_mirrors_a_module():
+def test_unit_tests_stand_where_what_they_test_stands():
     unit = _ROOT / "tests" / "unit"
     for path in unit.rglob("test_*.py"):
-        mirrored = path.relative_to(unit).with_name(path.name.removeprefix("test_"))
-        folder = _ROOT / "bench" if mirrored.parts[0] == "bench" else _SOURCE / mirrored.parent
-        # test_intake_nodes.py is the part of intake.py's tests that is about nodes.
-        name = f"{mirrored.stem}_"
-        tested = [stem for stem in _stems(folder) if name.startswith(f"{stem}_")]
-        # test_p2p_limits.py is about all of p2p_*.py, test_wire_vectors.py about vectors/wire.json.
-        first = name.partition("_")[0] + "_"
-        kin = [stem for stem in _stems(folder) if stem.startswith(first)]
-        kin += list((_ROOT / "tests" / "vectors").glob(f"{first[:-1]}.json"))
+        folder = path.parent.relative_to(unit)
+        mirrored = [_SOURCE / folder, _ROOT / folder]
         where = path.relative_to(_ROOT)
-        assert tested or kin, f"{where}: nothing of that name in {folder.relative_to(_ROOT)}"
-
-
-def _stems(folder: Path) -> set[str]:
-    """Names of modules and folders, and of C files, that a test may be named after."""
-    if folder == _SOURCE / "native":
-        return {path.stem for path in _NATIVE.glob("*.c")}
-    return {path.stem.removeprefix("bench_") for path in folder.iterdir()} | {"bench"}
+        assert any(each.is_dir() for each in mirrored), f"{where}: there is no folder {folder}"
 
 
 _ORDERED = re.compile(
