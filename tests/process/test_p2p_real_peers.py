@@ -98,7 +98,8 @@ async def test_many_batches_of_headers_are_synced_from_a_bitcoind(
 async def test_transactions_come_by_witness_txid_from_a_bitcoind(
     bitcoind: NodeStarter[Bitcoind],
 ) -> None:
-    node = bitcoind.start(zmq_topics=())
+    # A peer with this permission is told of transactions at once, not every few seconds.
+    node = bitcoind.start(["-whitelist=noban@127.0.0.1"], zmq_topics=())
     spender = Spender(node)
     spender.mine_coins(3)
     async with following([node]) as (sink, (feed,)):
