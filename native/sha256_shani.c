@@ -13,6 +13,11 @@
 
 #define SHANI __attribute__((target("sha,sse4.1,ssse3")))
 #define SHANI_INLINE static inline SHANI __attribute__((always_inline))
+#ifdef __clang__
+#define UNROLL_16 _Pragma("unroll 16")
+#else
+#define UNROLL_16 _Pragma("GCC unroll 16")
+#endif
 
 /* The state as sha256rnds2 wants it: words A B E F and C D G H. */
 typedef struct lane {
@@ -62,7 +67,7 @@ SHANI_INLINE void load_message(lane *l, const uint8_t *data) {
 
 SHANI_INLINE void compress_one(lane *l) {
     __m128i abef = l->abef, cdgh = l->cdgh;
-#pragma GCC unroll 16
+    UNROLL_16
     for (int g = 0; g < 16; g++) four_rounds(l, g);
     l->abef = _mm_add_epi32(l->abef, abef);
     l->cdgh = _mm_add_epi32(l->cdgh, cdgh);
@@ -70,7 +75,7 @@ SHANI_INLINE void compress_one(lane *l) {
 
 SHANI_INLINE void compress_two(lane *x, lane *y) {
     __m128i x_abef = x->abef, x_cdgh = x->cdgh, y_abef = y->abef, y_cdgh = y->cdgh;
-#pragma GCC unroll 16
+    UNROLL_16
     for (int g = 0; g < 16; g++) {
         four_rounds(x, g);
         four_rounds(y, g);
