@@ -55,7 +55,7 @@ class RingFeed:
         start = max(ring.oldest, ring.head + 1 - self.window.capacity)
         self._ring = ring
         self._reader = ring.reader(start)
-        self.window.begin_session(ring.session)
+        self.window.begin_session(ring.session, start)
         _log.info(
             "attached to ring %s",
             self.name,

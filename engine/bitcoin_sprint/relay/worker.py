@@ -34,6 +34,7 @@ _log = logging.getLogger(__name__)
 _BLOCKS_A_TURN: Final = 64
 _TX_A_TURN: Final = 256
 _CORE_MESSAGES_A_TURN: Final = 64
+_DEFERRED_MAX: Final = 16
 _EVENTS_A_TURN: Final = 512
 _TICK_NS: Final = 100_000_000
 _BEAT_NS: Final = 1_000_000_000
@@ -75,7 +76,7 @@ class Worker:
             for name, lane in (("blocks", Lane.BLOCKS), ("tx", Lane.TX))
         )
         self._feed_fds: dict[int, RingFeed] = {}
-        self._deferred: deque[Entry] = deque()
+        self._deferred: deque[tuple[Entry, int]] = deque()
         self._block_log = BlockLog() if policy.memory_optimised else None
         self._figures = Figures(options.instance, policy.name, {"network": options.network})
         self._figures.set("buffer_frames", policy.buffer_frames)
@@ -198,18 +199,21 @@ class Worker:
         """Index new frames of ``blocks`` and tell who waits for them; whether there were any."""
         entries = self._take(Lane.BLOCKS, _BLOCKS_A_TURN)
         for entry in entries:
-            if entry.bulky or entry.kind == Kind.TIP:
-                # Copying a block for ZeroMQ takes longer than sending its header to many.
-                self._deferred.append(entry)
-            if not entry.bulky:
-                self._publish(entry)
+            previous = self._zmq.number(entry)
+            # Copying a block for ZeroMQ takes longer than sending its header to many. All of a
+            # topic's messages wait together: in order.
+            waits = entry.kind == Kind.BLOCK
+            if waits or entry.kind == Kind.TIP:
+                self._deferred.append((entry, previous))
+            if not waits:
+                self._publish(entry, previous)
         return bool(entries)
 
     def _poll_tx(self) -> bool:
         """The same for ``tx``; whether there may be more."""
         entries = self._take(Lane.TX, _TX_A_TURN)
         for entry in entries:
-            self._publish(entry)
+            self._publish(entry, self._zmq.number(entry))
         return len(entries) == _TX_A_TURN
 
     def _take(self, lane: Lane, limit: int) -> list[Entry]:
@@ -222,18 +226,23 @@ class Worker:
             self._server.wake(lane)
         return entries
 
-    def _publish(self, entry: Entry) -> None:
-        if self._zmq.publish(entry) and self._block_log is not None:
+    def _publish(self, entry: Entry, previous: int) -> None:
+        if self._zmq.publish(entry, previous) and self._block_log is not None:
             self._block_log.note(entry, time.monotonic_ns() - entry.stamp_ns)
 
     def _publish_deferred(self) -> bool:
-        """Publish one of the bulky frames that ZeroMQ still has to get; whether more are left."""
-        if self._deferred:
-            entry = self._deferred.popleft()
-            if entry.bulky:
-                self._publish(entry)
+        """Publish one of the frames that ZeroMQ still has to get; whether more are left.
+
+        More than one where many wait: the queue is bounded by what is published, not by luck.
+        """
+        for _ in range(max(1, len(self._deferred) - _DEFERRED_MAX)):
+            if not self._deferred:
+                break
+            entry, previous = self._deferred.popleft()
             if entry.kind == Kind.TIP:
                 self._core.tip(entry.frame)
+            else:
+                self._publish(entry, previous)
         return bool(self._deferred)
 
     def _advance_core(self) -> bool:
@@ -250,8 +259,9 @@ class Worker:
         self._server.tick()
         if now >= self._beat_at:
             self._beat_at = now + _BEAT_NS
-            self._zmq.heartbeat()
             self._figures.beat()
+            if not self._deferred:  # it says what was sent last, not what is about to be
+                self._zmq.heartbeat()
         if now >= self._tally_at:
             # Adding up takes longer the more there are: so it is done less often.
             self._tally_at = now + self._server.subscriber_count * _TALLY_NS_PER_SUBSCRIBER

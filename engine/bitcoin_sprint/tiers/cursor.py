@@ -176,10 +176,10 @@ class Cursor:
         )
         return self._resolve(self.actions[situation], self.next, newest)
 
-    def judge_begun(self, ordinal: int, newest: int, *, write_ns: int, whole: bool) -> Action:
-        """What to do with the frame ``ordinal``, already begun, after a unit of it was written."""
+    def judge_begun(self, ordinal: int, newest: int, *, write_ns: int) -> Action:
+        """What to do with the frame ``ordinal``, already begun, by what a unit of it took."""
         situation = situation_of(
-            self.policy, age_ns=0, write_ns=write_ns, lag=0, live=False, whole=whole
+            self.policy, age_ns=0, write_ns=write_ns, lag=0, live=False, whole=True
         )
         return self._resolve(self.actions[situation], ordinal, newest)
 

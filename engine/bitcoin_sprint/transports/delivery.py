@@ -203,7 +203,12 @@ class Delivery:
     def settle(self) -> None:
         """Pass over what a blocked subscriber will not get, so that its figures are true now."""
         now = self._clock()
+        if self._rest_bulky is not None:
+            self._judge_stuck(*self._rest_bulky, now - self._rest_attempt_ns)
         for place in self.places:
+            for bulky in place.open:
+                if bulky.attempt_ns:
+                    self._judge_stuck(place, bulky, now - bulky.attempt_ns)
             self._settle(place, now)
 
     def _block(self) -> Turn:
@@ -250,12 +255,10 @@ class Delivery:
             whole=entry.whole(),
         )
 
-    def _judge_begun(self, place: Place, ordinal: int, entry: Entry, write_ns: int) -> Action:
-        """The same for a frame already begun; counts what comes of it, but not the frame itself."""
+    def _judge_begun(self, place: Place, ordinal: int, write_ns: int) -> Action:
+        """The same for a frame already begun; moves the cursor, but does not count the frame."""
         channel = place.channel
-        action = place.cursor.judge_begun(
-            ordinal, channel.newest, write_ns=write_ns, whole=entry.whole()
-        )
+        action = place.cursor.judge_begun(ordinal, channel.newest, write_ns=write_ns)
         if action is Action.JUMP:
             place.cursor.apply(action, channel.head, channel.newest)
             self._give_up_older(place)
@@ -375,8 +378,8 @@ class Delivery:
         """Send the next chunk of the oldest open frame, or its END; False when blocked."""
         bulky = place.open[0]
         now = self._clock()
-        if bulky.attempt_ns and now - bulky.attempt_ns > self._policy.write_deadline_ns:
-            self._after_unit(place, bulky, now - bulky.attempt_ns)
+        if bulky.attempt_ns:
+            self._judge_stuck(place, bulky, now - bulky.attempt_ns)
         if bulky.status is EndStatus.OK and not bulky.entry.whole():
             self._give_up(place, bulky, EndStatus.OVERWRITTEN)
         if bulky.status is not EndStatus.OK or bulky.offset == bulky.entry.length:
@@ -399,21 +402,28 @@ class Delivery:
         self._after_unit(place, bulky, self._clock() - attempt_ns)
         return True
 
+    def _judge_stuck(self, place: Place, bulky: _Bulky, write_ns: int) -> None:
+        """Judge a begun frame whose unit is still under way, if that is past its deadline."""
+        if write_ns > self._policy.write_deadline_ns:
+            self._after_unit(place, bulky, write_ns)
+
     def _after_unit(self, place: Place, bulky: _Bulky, write_ns: int) -> None:
-        """Judge a begun frame by what its last unit took."""
+        """Judge a begun frame by what its last unit took.
+
+        A unit past its deadline moves the cursor on even if its frame was given up before: what
+        was published meanwhile is no newer than what is newest now.
+        """
         bulky.attempt_ns = 0
-        if bulky.status is not EndStatus.OK:
-            return
-        action = self._judge_begun(place, bulky.ordinal, bulky.entry, write_ns)
+        action = self._judge_begun(place, bulky.ordinal, write_ns)
+        if not bulky.entry.whole():
+            self._give_up(place, bulky, EndStatus.OVERWRITTEN)
         if action is Action.DELIVER:
             return
-        whole = bulky.entry.whole()
-        if whole and not bulky.late:
+        if not bulky.late:
             bulky.late = True
             self.tally.late(Cause.PEER)
         if action is not Action.DELIVER_LATE:
-            status = EndStatus.PAST_DEADLINE if whole else EndStatus.OVERWRITTEN
-            self._give_up(place, bulky, status)
+            self._give_up(place, bulky, EndStatus.PAST_DEADLINE)
 
     def _send_end(self, place: Place, bulky: _Bulky) -> bool:
         """Every byte was copied out, and the ring had not moved over it then: OK; else an abort."""
@@ -457,7 +467,7 @@ class Delivery:
             return
         rest = memoryview(self._rest[0])
         amendable = len(rest) >= PACKED_END_BYTES
-        action = self._judge_begun(place, planned.ordinal, planned.entry, write_ns)
+        action = self._judge_begun(place, planned.ordinal, write_ns)
         if not planned.late:
             self.tally.late(Cause.PEER)
         if amendable and action is Action.DELIVER_LATE:

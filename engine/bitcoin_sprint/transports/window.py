@@ -291,21 +291,20 @@ class Window:
     def last_sequence(self) -> int:
         return self._everything.last_sequence
 
-    def begin_session(self, session: int) -> None:
-        """What follows is of another segment, with numbers of its own."""
-        if session == self.session:
-            return
-        self._expected = 0
+    def begin_session(self, session: int, first: int) -> None:
+        """What follows is of another segment, with numbers of its own, from ``first`` on."""
+        self._expected = first
         for channel in self._channels.values():
             channel.begin_session(session)
+            channel.mark_hole(first - 1)
 
     def append(self, frame: Frame) -> Entry:
         """Index the ring's next frame."""
         entry = Entry(frame)
-        self.begin_session(entry.session)
+        if entry.session != self.session:
+            self.begin_session(entry.session, entry.sequence)
         if entry.sequence != self._expected:
-            if self._expected:
-                self.lost += entry.sequence - self._expected
+            self.lost += entry.sequence - self._expected
             for channel in self._channels.values():
                 channel.mark_hole(entry.sequence - 1)
         self._expected = entry.sequence + 1

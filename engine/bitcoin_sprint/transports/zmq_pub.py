@@ -142,17 +142,24 @@ class ZmqPublisher:
         self._part(counter, 0)
         self.sent += 1
 
-    def publish(self, entry: Entry) -> bool:
-        """Send a frame on its native topic, if anybody wants it; whether it was sent.
-
-        A frame that was overwritten meanwhile leaves a hole: the next one's ``previous`` names it.
-        """
+    def number(self, entry: Entry) -> int:
+        """The number before this frame on its topic. To be asked for every frame, in order."""
+        self._notice_holes(entry)
         line = self._lines.get(entry.kind)
         if line is None:
-            return False
-        self._number(entry)
+            return 0
         previous, line.last = line.last, entry.sequence
-        topic = TOPICS[entry.kind]
+        return previous
+
+    def publish(self, entry: Entry, previous: int) -> bool:
+        """Send a frame on its native topic, if anybody wants it; whether it was sent.
+
+        May be done later than ``number``, and out of order. A frame that was overwritten meanwhile
+        leaves a hole: the next one's ``previous`` names it.
+        """
+        topic = TOPICS.get(entry.kind)
+        if topic is None:
+            return False
         if not self._wanted[topic]:
             return False
         payload = entry.frame.copy() if entry.bulky else entry.small()
@@ -161,7 +168,7 @@ class ZmqPublisher:
         self._native(topic, entry.header(previous), payload, entry.crc32c)
         return True
 
-    def _number(self, entry: Entry) -> None:
+    def _notice_holes(self, entry: Entry) -> None:
         """Notice a new session, and frames that passed the worker unseen: then every topic of that
         ring may miss some."""
         ring = entry.kind // 16

@@ -98,21 +98,15 @@ def test_overwrite_past_buffer_or_deadline_jumps_to_the_newest_block(head, write
 def test_the_newest_block_is_always_delivered_marked_late(head, write_ns):
     place = cursor(start=50)
     assert judge(place, head=head, newest=50, write_ns=write_ns) is Action.DELIVER_LATE
-    assert (
-        place.judge_begun(50, 50, write_ns=TURBO.write_deadline_ns + 1, whole=True)
-        is Action.DELIVER_LATE
-    )
+    assert place.judge_begun(50, 50, write_ns=TURBO.write_deadline_ns + 1) is Action.DELIVER_LATE
 
 
 def test_a_begun_frame_older_than_the_newest_block_is_given_up_for_it():
     place = cursor(start=41)
     late = TURBO.write_deadline_ns + 1
-    assert place.judge_begun(40, 50, write_ns=late, whole=True) is Action.JUMP
-    assert place.judge_begun(40, 50, write_ns=late - 1, whole=True) is Action.DELIVER
-    assert (
-        cursor(FREE).judge_begun(40, 50, write_ns=FREE.write_deadline_ns + 1, whole=True)
-        is Action.SKIP
-    )
+    assert place.judge_begun(40, 50, write_ns=late) is Action.JUMP
+    assert place.judge_begun(40, 50, write_ns=late - 1) is Action.DELIVER
+    assert cursor(FREE).judge_begun(40, 50, write_ns=FREE.write_deadline_ns + 1) is Action.SKIP
 
 
 def test_overwrite_in_the_tx_ring_drops_the_oldest_until_it_is_within_the_buffer_again():
@@ -134,7 +128,6 @@ def test_what_the_ring_overwrote_is_skipped_and_counted_under_the_deliverys_name
     lost = (place.tally.missed, place.tally.overwritten)
     assert (action, place.next) == (Action.SKIP, 1)
     assert lost == ((0, 1) if policy.delivery is Delivery.OVERWRITE else (1, 0))
-    assert place.judge_begun(0, 0, write_ns=0, whole=False) is Action.SKIP
 
 
 @given(

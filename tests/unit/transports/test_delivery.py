@@ -434,6 +434,23 @@ def test_settling_counts_what_a_stuck_subscriber_will_not_get():
     assert rig.socket.calls == 1
 
 
+def test_settling_gives_a_stuck_block_up_for_a_newer_one_once():
+    rig = Rig(TURBO, room=100_000)
+    rig.publish(Kind.BLOCK, BULKY)
+    rig.run()
+    rig.clock.advance(TURBO.write_deadline_ns + 1)
+    rig.delivery.settle()
+    assert (rig.lost(), rig.tally.late_peer) == ((0, 0), 1)
+    for _ in range(3):
+        rig.publish(Kind.BLOCK, BULKY)
+        rig.delivery.settle()
+    assert (rig.lost(), rig.tally.aborted) == ((0, 3), 1)
+    rig.socket.room = None
+    rig.run()
+    assert rig.socket.sequences() == [4]
+    assert (rig.lost(), rig.tally.late_peer) == ((0, 3), 1)
+
+
 def test_one_that_never_reads_keeps_the_newest_block_and_accounts_for_all_others():
     rig = Rig(TURBO, room=0)
     rig.publish()
