@@ -6,7 +6,7 @@ import asyncio
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from bitcoin_sprint.frames import Kind
 from bitcoin_sprint.metrics import CountersView
 from bitcoin_sprint.ring import Reader
 
+PATIENCE_S = 30.0
 RUN = """
 import sys
 from bitcoin_sprint.config import Config
@@ -86,6 +87,12 @@ class Engine:
             "counters"
         ]
         return counters
+
+    async def until(self, is_so: Callable[[dict[str, int]], object]) -> None:
+        """Wait until the counters say so."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not is_so(self.counters()):
+                await asyncio.sleep(0.02)
 
 
 @asynccontextmanager

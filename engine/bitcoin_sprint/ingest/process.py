@@ -125,7 +125,7 @@ class Ingest:
             count += 1
             if count % TICKS_PER_HEARTBEAT == 0:
                 self._rings.heartbeat()
-            if count % TICKS_PER_REPORT == 0:
+            if count % TICKS_PER_REPORT == 1:
                 self._counters.heartbeat()
                 self._report_feeds()
             await asyncio.sleep(TICK_S)
