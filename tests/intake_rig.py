@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 from regtest_blocks import REGTEST, START_TIME
 
+from bitcoin_sprint.chains import Network
 from bitcoin_sprint.frames import Flag, Kind, Level, Mempool, Retract, Tip, TipAction
 from bitcoin_sprint.ingest.block_frames import BlockFrames
 from bitcoin_sprint.ingest.body_fetcher import BodyFetcher
@@ -74,25 +75,26 @@ class Rig:
         directory: Path | None,
         nodes: Sequence[Source],
         arena_bytes: int,
+        network: Network,
     ) -> None:
         self.instance = instance
         self.monotonic = 100.0
         self.unix_time = float(START_TIME + 600 * 10_000)
         self.blocks_writer = Writer.create(
-            instance, "blocks", slot_count=4096, arena_bytes=arena_bytes, network="regtest"
+            instance, "blocks", slot_count=4096, arena_bytes=arena_bytes, network=network.name
         )
         self.tx_writer = Writer.create(
-            instance, "tx", slot_count=4096, arena_bytes=4 << 20, network="regtest"
+            instance, "tx", slot_count=4096, arena_bytes=4 << 20, network=network.name
         )
         self._ring = Ring.attach(instance, "blocks")
         self.counters = Counters.create(instance, "ingest", COUNTERS, HISTOGRAMS)
-        self.chain = HeaderChain.open(REGTEST, directory / "headers" if directory else None)
+        self.chain = HeaderChain.open(network, directory / "headers" if directory else None)
         self.fetcher = BodyFetcher(self.clock, self._run_at_once)
         self.intake = Intake(
-            REGTEST,
+            network,
             self.chain,
-            BlockFrames(self.blocks_writer, self._ring, REGTEST),
-            TransactionFrames(self.tx_writer, REGTEST, self.clock),
+            BlockFrames(self.blocks_writer, self._ring, network),
+            TransactionFrames(self.tx_writer, network, self.clock),
             self.fetcher,
             IntakeCounters(self.counters),
             nodes=nodes,
@@ -158,9 +160,10 @@ class Rigs:
         nodes: Sequence[Source] = (),
         directory: Path | None = None,
         arena_bytes: int = 8 << 20,
+        network: Network = REGTEST,
     ) -> Rig:
         """Start an ingest; on the rings of the one before, if that was stopped by ``crash``."""
-        rig = Rig(self._instance, directory, nodes, arena_bytes)
+        rig = Rig(self._instance, directory, nodes, arena_bytes, network)
         self._open.append(rig)
         return rig
 

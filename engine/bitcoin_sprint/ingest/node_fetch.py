@@ -39,6 +39,8 @@ class NodeFetch:
         self._blocks: set[bytes] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.blocks_fetched = 0
+        self.is_open = False
+        """Set by the owner: the node answers."""
 
     def block(self, hash: bytes) -> None:
         """Fetch a block, unless that is under way."""

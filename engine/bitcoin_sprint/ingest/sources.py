@@ -11,6 +11,7 @@ from bitcoin_sprint.errors import ConfigError
 from bitcoin_sprint.ingest.feed import Feed, Sink, Source, SourceKind
 from bitcoin_sprint.ingest.p2p_feed import PeerGroup, p2p_feeds
 from bitcoin_sprint.ingest.peers import AddressBook
+from bitcoin_sprint.ingest.replay import ReplayFeed
 from bitcoin_sprint.ingest.zmq_feed import ZmqFeed
 
 SOURCES_MAX: Final = 64
@@ -60,7 +61,15 @@ def build_feeds(
     return [
         *(ZmqFeed(sink, source, node, network) for source, node in lines),
         *_peers(config, network, sink, table),
+        *_files(config, network, sink, table),
     ]
+
+
+def _files(config: Config, network: Network, sink: Sink, table: SourceTable) -> Sequence[Feed]:
+    paths = config.ingest.replay
+    if not paths:
+        return []
+    return [ReplayFeed(sink, table.add("replay", SourceKind.REPLAY), network, paths)]
 
 
 def _peers(config: Config, network: Network, sink: Sink, table: SourceTable) -> Sequence[Feed]:

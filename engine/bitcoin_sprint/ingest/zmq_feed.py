@@ -24,7 +24,6 @@ import asyncio
 import logging
 import random
 import re
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -34,20 +33,17 @@ import zmq
 from bitcoin_sprint.chains import Network
 from bitcoin_sprint.config.schema import NodeConfig
 from bitcoin_sprint.errors import ConfigError, FeedError
-from bitcoin_sprint.frames import TipAction
-from bitcoin_sprint.ingest.feed import Sink, Source, Stamps, Verdict
+from bitcoin_sprint.ingest.feed import Sink, Source
 from bitcoin_sprint.ingest.node_fetch import NodeFetch
-from bitcoin_sprint.ingest.node_order import NodeOrder, parse_word
+from bitcoin_sprint.ingest.node_order import NodeOrder
 from bitcoin_sprint.ingest.node_resync import HeaderSync, NodeResync
-from bitcoin_sprint.ingest.node_rpc import ChainInfo, NodeRpc, WrongNetwork, shown
+from bitcoin_sprint.ingest.node_rpc import ChainInfo, NodeRpc, WrongNetwork
 from bitcoin_sprint.ingest.node_watch import SilenceWatch, Trouble
 from bitcoin_sprint.ingest.rpc import RpcClient, RpcUnauthorized
 from bitcoin_sprint.ingest.zmq_line import Continuity, Step, ZmqLine
+from bitcoin_sprint.ingest.zmq_messages import NodeMessages
 from bitcoin_sprint.ingest.zmq_topics import (
     BLOCK_TOPICS,
-    HASHBLOCK,
-    HASHTX,
-    RAWBLOCK,
     RAWTX,
     SEQUENCE,
     TOPICS,
@@ -65,9 +61,6 @@ LINES_UP_SECONDS: Final = 1.0
 SUBSCRIBE_SECONDS: Final = 0.03
 """How long a subscription may take to be in force once the connection stands. What the node says
 before that leaves no hole, so it is asked where it stands only afterwards."""
-RAWBLOCK_GRACE_SECONDS: Final = 0.25
-"""How long a ``rawblock`` may follow its ``hashblock`` before the block is fetched."""
-
 _ADDRESS = re.compile(r"(tcp://(\[[0-9a-fA-F:.]+\]|[^:/\[\]\s]+):\d{1,5}|ipc://.+)\Z")
 
 _log = logging.getLogger(__name__)
@@ -96,6 +89,7 @@ class ZmqFeed:
         self._order = NodeOrder(
             sink, source, network, self._rpc.transactions if self._rpc else None
         )
+        self._fetch: NodeFetch | None = None
         if self._rpc is not None:
             headers = HeaderSync(self._rpc, sink, source)
             self._resync = NodeResync(self._rpc, headers, sink, source, self._order)
@@ -106,26 +100,15 @@ class ZmqFeed:
             _check_address(address)
         self._topics = NodeTopics(node.addresses)
         self._watch = SilenceWatch(source.name)
+        self._messages = NodeMessages(
+            sink, source, self._topics, self._watch, self._order, self._fetch
+        )
         self._trouble = Trouble(source.name)
         self._resync_due = False
-        self._rpc_is_up = False
         self._node_is_up = False
         self._state = "connecting"
-        self._last_message_at = 0.0
         self._counts = dict.fromkeys(
-            (
-                "blocks",
-                "transactions",
-                "gaps",
-                "messages_lost",
-                "restarts",
-                "connections",
-                "fills_failed",
-                "blocks_refused",
-                "repeated_topics",
-                "malformed",
-            ),
-            0,
+            ("gaps", "messages_lost", "restarts", "connections", "fills_failed"), 0
         )
 
     # --- Feed -----------------------------------------------------------------------------------
@@ -140,7 +123,7 @@ class ZmqFeed:
 
     @property
     def can_fetch(self) -> bool:
-        return self._rpc is not None and self._rpc_is_up
+        return self._fetch is not None and self._fetch.is_open
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -161,15 +144,16 @@ class ZmqFeed:
 
     async def fetch_block(self, hash: bytes) -> bool:
         """Ask the node for a block by RPC."""
-        if not self.can_fetch:
+        if self._fetch is None or not self._fetch.is_open:
             return False
         self._fetch.block(hash)
         return True
 
     def snapshot(self) -> Mapping[str, Any]:
         """State and counts for the operator."""
-        counts = dict(self._counts, **self._order.counts, silences=self._watch.episodes)
-        if self._rpc is not None:
+        counts = self._counts | self._messages.counts | self._order.counts
+        counts["silences"] = self._watch.episodes
+        if self._fetch is not None:
             counts |= self._resync.counts
             counts["blocks_fetched"] = self._fetch.blocks_fetched
         topics: dict[str, dict[str, int]] = {}
@@ -183,12 +167,12 @@ class ZmqFeed:
         return {
             "state": self._state,
             "trouble": self._trouble.text,
-            "rpc": "none" if self._rpc is None else "up" if self._rpc_is_up else "down",
+            "rpc": "none" if self._rpc is None else "up" if self.can_fetch else "down",
             "addresses": {line.address: line.is_up for line in self._lines},
             "topics": topics,
             "waiting": self._order.waiting_count,
-            "last_message_at": self._last_message_at,
-            **counts,
+            "last_message_at": self._messages.last_at,
+            "counts": counts,
         }
 
     # --- LineSink -------------------------------------------------------------------------------
@@ -198,7 +182,7 @@ class ZmqFeed:
         self._counts["connections"] += 1
         if self._rpc is None:
             self._node_up(None)
-            self._state = "up"
+            self._state = "ready"
         else:
             self._ask_resync()
 
@@ -232,86 +216,13 @@ class ZmqFeed:
 
     def on_message(self, line: ZmqLine, topic: bytes, body: bytes | memoryview) -> None:
         """A message of one of Core's topics."""
-        now = time.time_ns()
-        if not self._topics.takes(topic, line):
-            self._counts["repeated_topics"] += 1
-            return
-        self._last_message_at = now / 1e9
-        stamps = Stamps(0, now, now)
-        if topic == SEQUENCE:
-            self._on_sequence(line, body, stamps)
-        elif topic == RAWTX:
-            self._on_rawtx(line, bytes(body), stamps)
-        elif topic == RAWBLOCK:
-            self._on_rawblock(body, stamps)
-        elif len(body) != 32:
-            self._counts["malformed"] += 1
-        elif topic == HASHBLOCK:
-            self._on_hashblock(bytes(body[::-1]))
-        elif (
-            topic == HASHTX
-            and not self._topics.is_live(RAWTX)
-            and not self._topics.is_live(SEQUENCE)
-        ):
-            self._on_hashtx(bytes(body[::-1]))
-
-    # --- messages -------------------------------------------------------------------------------
-
-    def _on_sequence(self, line: ZmqLine, body: bytes | memoryview, stamps: Stamps) -> None:
-        word = parse_word(body, stamps)
-        if word is None:
-            self._counts["malformed"] += 1
-            return
-        if word.action is TipAction.CONNECTED:
-            self._watch.hear(word.hash)
-        elif word.action is TipAction.DISCONNECTED:
-            self._watch.told = None
-        self._order.on_word(line, word)
-
-    def _on_rawtx(self, line: ZmqLine, raw: bytes, stamps: Stamps) -> None:
-        self._counts["transactions"] += 1
-        self._order.expects_bodies = True
-        # While it is not known whether ``sequence`` will come, both ways are open.
-        if self._topics.is_live(SEQUENCE) or self._topics.names is None:
-            self._order.on_body(line, raw)
-        if not self._topics.is_live(SEQUENCE):
-            self._sink.on_transaction(self._source, raw, stamps, verified=True)
-
-    def _on_hashtx(self, txid: bytes) -> None:
-        if self.can_fetch and self._sink.wants_transaction(txid):
-            self._fetch.transaction(txid)
-
-    def _on_rawblock(self, raw: bytes | memoryview, stamps: Stamps) -> None:
-        self._counts["blocks"] += 1
-        outcome = self._sink.on_block(self._source, raw, stamps)
-        if outcome.verdict is Verdict.REFUSED:
-            self._counts["blocks_refused"] += 1
-            _log.warning("%s: block %s refused: %s", self.name, shown(outcome.hash), outcome.reason)
-            return
-        if outcome.verdict is Verdict.ORPHAN:
-            self._bring(outcome.hash)
-        self._on_new_best(outcome.hash)
-
-    def _on_hashblock(self, hash: bytes) -> None:
-        if self._topics.is_live(RAWBLOCK):
-            loop = asyncio.get_running_loop()
-            loop.call_later(RAWBLOCK_GRACE_SECONDS, self._bring_if_lacking, hash)
-        else:
-            self._bring(hash)
-        self._on_new_best(hash)
-
-    def _on_new_best(self, hash: bytes) -> None:
-        """The node's new tip; to be said here only where ``sequence`` does not say it."""
-        is_news = self._watch.told != hash
-        self._watch.hear(hash)
-        if is_news and not self._topics.is_live(SEQUENCE):
-            self._sink.on_node_tip(self._source, TipAction.CONNECTED, hash)
+        self._messages.take(line, topic, body)
 
     # --- by RPC ---------------------------------------------------------------------------------
 
     async def _tend(self) -> bool:
         """See that all is well and mend what is not; False: try again soon."""
-        if self._rpc is None:
+        if self._rpc is None or self._fetch is None:
             self._open_lines()
             return True
         try:
@@ -324,20 +235,20 @@ class ZmqFeed:
         except FeedError as error:
             self._on_rpc_failure(error)
             return False
-        self._rpc_is_up = True
+        self._fetch.is_open = True
         try:
-            await self._catch_up(info)
+            await self._catch_up(info, self._fetch)
             await self._resync.prune()
         except FeedError as error:
             self._on_rpc_failure(error)
             return False
         self._trouble.end()
-        self._state = "syncing" if info.is_syncing else "up"
+        self._state = "syncing" if info.is_syncing else "ready"
         if self._watch.is_silent:
             self._state = "silent"
         return True
 
-    async def _catch_up(self, info: ChainInfo) -> None:
+    async def _catch_up(self, info: ChainInfo, fetch: NodeFetch) -> None:
         if not self._lines[0].is_open:
             self._order.hold()
             self._resync_due = True
@@ -358,7 +269,7 @@ class ZmqFeed:
             self._node_is_up = True
             self._watch.told = info.best
             for hash in wanted:
-                self._fetch.block(hash)
+                fetch.block(hash)
 
     def _silence(self) -> str:
         if not self._any_line_up():
@@ -376,7 +287,7 @@ class ZmqFeed:
 
     def _on_rpc_failure(self, error: FeedError) -> None:
         """Go on with ZeroMQ alone."""
-        self._rpc_is_up = False
+        self._stop_fetching()
         unauthorized = isinstance(error, RpcUnauthorized)
         self._trouble.begin(str(error))
         self._state = "unauthorized" if unauthorized else "down"
@@ -393,26 +304,21 @@ class ZmqFeed:
     def _refuse_node(self, error: WrongNetwork) -> None:
         self._trouble.begin(str(error))
         self._state = "wrong network"
-        self._rpc_is_up = False
+        self._stop_fetching()
         self._close_lines()
         self._node_down()
-
-    def _bring_if_lacking(self, hash: bytes) -> None:
-        if self._sink.wants_body(hash) or not self._sink.knows_header(hash):
-            self._bring(hash)
-
-    def _bring(self, hash: bytes) -> None:
-        """Get a block that was only named: its header at once, then its body."""
-        if self.can_fetch:
-            self._fetch.way_to(hash)
 
     def _ask_resync(self) -> None:
         self._resync_due = True
         if self._rpc is None:
             return
-        if self._rpc_is_up:
+        if self.can_fetch:
             self._order.hold()
         self._wake.set()
+
+    def _stop_fetching(self) -> None:
+        if self._fetch is not None:
+            self._fetch.is_open = False
 
     # --- connections and state ------------------------------------------------------------------
 
@@ -458,7 +364,7 @@ class ZmqFeed:
     def _close(self) -> None:
         self._order.close()
         self._close_lines()
-        if self._rpc is not None:
+        if self._rpc is not None and self._fetch is not None:
             self._fetch.close()
             self._rpc.client.close()
         self._node_down()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from intake_rig import rigs
 
@@ -70,6 +72,13 @@ def test_peers_are_those_of_the_configuration() -> None:
         "p2p 127.0.0.1:1",
         "p2p 127.0.0.1:2",
     ]
+
+
+def test_files_are_replayed_by_one_feed(tmp_path: Path) -> None:
+    (tmp_path / "block").write_bytes(b"looked at later")
+    assert feed_names(**{"ingest.replay": [str(tmp_path)]}) == ["replay"]
+    with pytest.raises(ConfigError, match=r"ingest\.replay: .*missing"):
+        feed_names(**{"ingest.replay": [str(tmp_path / "missing")]})
 
 
 def test_without_direct_p2p_only_the_simulator_is_spoken_to() -> None:

@@ -39,7 +39,8 @@ class Running:
                 await asyncio.sleep(0.002)
 
     def state(self, name: str) -> Any:
-        return self.feed.snapshot()[name]
+        snapshot = self.feed.snapshot()
+        return snapshot["counts"][name] if name in snapshot["counts"] else snapshot[name]
 
 
 @asynccontextmanager
@@ -56,7 +57,7 @@ async def running(
     task = asyncio.get_running_loop().create_task(run.feed.run())
     try:
         if ready:
-            await run.until(lambda: run.state("state") == "up")
+            await run.until(lambda: run.state("state") == "ready")
             await node.subscribed()
         yield run
     finally:
@@ -249,7 +250,7 @@ async def test_a_notifier_that_died_without_a_sign_is_noticed(
         assert caplog.text.count("its tip is polled by RPC") == 1
         node.drops = set()
         node.mine()
-        await run.until(lambda: run.state("state") == "up")
+        await run.until(lambda: run.state("state") == "ready")
         assert "its notifiers speak again" in caplog.text
 
 
@@ -282,7 +283,7 @@ async def test_a_node_that_is_down_at_first_is_followed_once_it_is_there(
         assert "is the node running, and is rpc_url right?" in run.state("trouble")
         node.bind()
         await node.rpc.start()
-        await run.until(lambda: run.state("state") == "up")
+        await run.until(lambda: run.state("state") == "ready")
         await node.subscribed()
         block = node.mine()
         await run.until(lambda: block.hash in run.sink.bodies)
@@ -312,7 +313,7 @@ async def test_a_node_of_another_network_is_not_listened_to(
         node.mine()
         node.add_transactions(1)
         node.chain_name = "regtest"
-        await run.until(lambda: run.state("state") == "up")
+        await run.until(lambda: run.state("state") == "ready")
         assert run.sink.tips == [("up", node.chain.tip)]
         assert caplog.text.count("is a node of main") == 1
 
@@ -397,7 +398,7 @@ async def test_a_block_is_fetched_on_request_once(node: ScriptedNode) -> None:
         await run.until(lambda: hash in run.sink.bodies)
         assert node.rpc.calls["getblock"] == 1
         assert await run.feed.fetch_block(b"\x07" * 32)  # unknown to the node: no harm
-        await run.until(lambda: run.state("state") == "up")
+        await run.until(lambda: run.state("state") == "ready")
 
 
 async def test_a_long_way_of_headers_is_taken_in_batches() -> None:
