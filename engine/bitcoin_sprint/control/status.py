@@ -7,6 +7,7 @@ import time
 from typing import Any, Final
 
 import msgspec
+import psutil
 
 from bitcoin_sprint.config import Config, format_duration
 from bitcoin_sprint.errors import SprintError
@@ -82,13 +83,19 @@ def _tier_status(config: Config, tier: TierPolicy) -> dict[str, Any]:
 
 
 class ProcessStatus(msgspec.Struct, frozen=True):
-    """One process as the supervisor sees it. ``heartbeat_age_s``: None when it never beat."""
+    """One process as the supervisor sees it. ``heartbeat_age_s``: None when it never beat.
+
+    ``memory_bytes`` is what is resident, shared pages of the rings among it; ``cpu_s`` the
+    processor time taken since its start. Both 0 when it does not run.
+    """
 
     role: str
     state: str
     pid: int
     restarts: int
     heartbeat_age_s: float | None
+    memory_bytes: int
+    cpu_s: float
 
 
 def read_status(instance: str) -> dict[str, Any]:
@@ -107,6 +114,7 @@ def read_status(instance: str) -> dict[str, Any]:
         pid=sprintd["pid"],
         restarts=0,
         heartbeat_age_s=_age_s(sprintd),
+        **_usage(sprintd["pid"]),
     )
     others = [
         _process_status(instance, name.split(".")[1], sprintd["counters"])
@@ -119,13 +127,28 @@ def read_status(instance: str) -> dict[str, Any]:
 
 def _process_status(instance: str, role: str, counters: dict[str, int]) -> ProcessStatus:
     figures = read_snapshot(instance, role)
+    pid = counters[f"process.{role}.pid"]
     return ProcessStatus(
         role=role,
         state=State(counters[f"process.{role}.state"]).name.lower(),
-        pid=counters[f"process.{role}.pid"],
+        pid=pid,
         restarts=counters[f"process.{role}.restarts"],
         heartbeat_age_s=_age_s(figures) if figures and figures["alive"] else None,
+        **_usage(pid),
     )
+
+
+def _usage(pid: int) -> dict[str, Any]:
+    try:
+        process = psutil.Process(pid) if pid else None
+        times = process.cpu_times() if process else None
+        memory = process.memory_info().rss if process else 0
+    except psutil.Error:
+        times, memory = None, 0
+    return {
+        "memory_bytes": memory,
+        "cpu_s": round(times.user + times.system, 2) if times else 0.0,
+    }
 
 
 def read_snapshot(instance: str, process: str) -> Snapshot | None:

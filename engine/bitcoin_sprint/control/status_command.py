@@ -53,7 +53,7 @@ def _show(instance: str, status: dict[str, Any], console: Console) -> None:
             targets["blockRelayLatency"],
         )
     console.print(tiers)
-    processes = Table("process", "state", "pid", "restarts", "last beat", box=None)
+    processes = Table("process", "state", "pid", "restarts", "last beat", "memory", "cpu", box=None)
     for process in status["processes"]:
         age = process["heartbeat_age_s"]
         processes.add_row(
@@ -62,5 +62,7 @@ def _show(instance: str, status: dict[str, Any], console: Console) -> None:
             str(process["pid"] or ""),
             str(process["restarts"]),
             "" if age is None else f"{age:.1f} s ago",
+            f"{process['memory_bytes'] >> 20} MiB",
+            f"{process['cpu_s']:.1f} s",
         )
     console.print(processes)

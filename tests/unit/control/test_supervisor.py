@@ -97,6 +97,7 @@ async def test_everything_starts_and_stops_and_status_tells(instance):
         "ingest": "ready",
         "relay-turbo": "ready",
     }
+    assert all(each["memory_bytes"] > 1 << 20 for each in status["processes"])
     pids = [each["pid"] for each in status["processes"][1:]]
     await running.stop()
     await running.stop()
