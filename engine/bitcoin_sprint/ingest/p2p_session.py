@@ -41,6 +41,10 @@ class SessionLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     headers_s: float = 15.0
     """Answer to ``getheaders``."""
+    headers_patience_s: float = 1.0
+    """As long an announcement waits for the answer to an open question; then it asks anew.
+
+    Nodes that synchronise leave questions open, and announce the block that makes them ready."""
     headers_retry_s: float = 5.0
     """Wait before asking again where a question had no answer, or one that led nowhere."""
     headers_stalls_max: int = 3
@@ -143,6 +147,8 @@ class Session:
         now, limits = self._setting.clock(), self._setting.limits
         if self._headers_due is not None and now > self._headers_due:
             self._note_headers_stall()
+        if self._announced is not None:
+            self._follow_announcement(self._announced)
         if self._headers_later and now - self._headers_asked_at >= limits.headers_retry_s:
             self.ask_headers()
         if self._blocks and now > self._block_deadline():
@@ -197,6 +203,7 @@ class Session:
             self.ask_headers()
         else:
             self._headers_later = True
+            self._announced = None
 
     def fetch(self, hashes: Iterable[bytes]) -> bool:
         """Ask for blocks; False when the peer can't be asked for all of them."""
@@ -271,7 +278,8 @@ class Session:
             return
         if answers and not outcome.more:
             self._setting.lead.give_up(self)
-        if self._announced is not None and not self._sink.knows_header(self._announced):
+        announced, self._announced = self._announced, None
+        if announced is not None and not self._sink.knows_header(announced):
             self._ask_headers_in_budget()
 
     def _follow_up(
@@ -364,10 +372,7 @@ class Session:
         blocks = [item.hash for item in items if item.type in _BLOCK_TYPES]
         if blocks and not self._sink.knows_header(blocks[-1]):
             self._counts["blocks_announced"] += len(blocks)
-            if self._headers_due is None:
-                self._ask_headers_in_budget()
-            else:
-                self._announced = blocks[-1]
+            self._follow_announcement(blocks[-1])
         requests, now = self._setting.requests, self._setting.clock()
         if requests is None:
             return
@@ -378,6 +383,15 @@ class Session:
             self._counts["transactions_over_rate"] += len(hashes)
             return
         requests.announced(self, hashes, now)
+
+    def _follow_announcement(self, hash: bytes) -> None:
+        """Ask for the headers that lead to an announced block, now or when it is time."""
+        waited_s = self._setting.clock() - self._headers_asked_at
+        if self._headers_due is None or waited_s >= self._setting.limits.headers_patience_s:
+            self._headers_due = None
+            self._ask_headers_in_budget()
+        else:
+            self._announced = hash
 
     def _take_not_found(self, items: Sequence[InvItem]) -> None:
         blocks = [item.hash for item in items if item.type in _BLOCK_TYPES]

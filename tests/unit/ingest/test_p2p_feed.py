@@ -263,6 +263,29 @@ async def test_an_announcement_during_an_open_question_is_not_lost() -> None:
         await it.sink.until(lambda: len(it.sink.bodies) == 3)
 
 
+async def test_a_block_announced_by_a_peer_that_left_a_question_open_is_asked_for_anew() -> None:
+    blocks = mine(1)
+    asked = 0
+
+    async def script(peer: Conversation) -> None:
+        nonlocal asked
+        await peer.greet()
+        await peer.expect(p2p.GetHeaders)  # it still synchronises, and does not answer
+        asked += 1
+        peer.send(p2p.Inv([InvItem(InvType.BLOCK, blocks[0].hash)]), p2p.FeeFilter(1))
+        await peer.expect(p2p.GetHeaders)
+        asked += 1
+        peer.send(p2p.Headers([blocks[0].header]))
+        await serve(peer, blocks)
+
+    async with scene(script) as it:
+        await it.until(lambda: it.counts().get("blocks_announced"))
+        assert asked == 1
+        it.now += LIMITS.headers_patience_s
+        await it.sink.until(lambda: it.sink.bodies)
+        assert "headers_stalls" not in it.counts()
+
+
 async def test_headers_of_an_unknown_parent_lead_to_a_question_and_no_punishment() -> None:
     blocks = mine(12)
 
