@@ -114,6 +114,7 @@ class BestTip:
             return []
         origin = self.tip.hash
         self._fall_back_below(entry)
+        self.add_header(self._chain.best)  # of the rest; its body may never have been asked for
         return steps_between(self._chain, origin, self.tip.hash)
 
     def allow(self, hash: bytes) -> None:

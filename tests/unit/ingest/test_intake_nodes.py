@@ -286,3 +286,21 @@ def test_a_body_that_the_ring_has_overwritten_is_fetched_again_for_a_nodes_word(
     frames = rig.frames()
     assert [f.kind for f in frames] == [Kind.BLOCK, Kind.TIP]
     assert frames[1].level is Level.CONNECTED
+
+
+def test_when_a_block_is_refused_the_bodies_of_the_next_best_branch_are_asked_for(
+    start: Rigs,
+) -> None:
+    trunk = chain_of(3, words="trunk")
+    rig = started(start, trunk[:1])
+    feed = rig.feed(PEER)
+    fork = chain_of(2, trunk[0], words="fork")
+    for block in trunk[1:]:
+        rig.intake.on_block(PEER, block.raw)
+    rig.intake.on_headers(PEER, [block.header for block in fork])
+    assert feed.asked == [], "no more work than the tip"
+    rig.intake.on_node_refused(NODE, trunk[1].hash, "bad-blk-sigops")
+    assert feed.asked == [block.hash for block in fork]
+    for block in fork:
+        rig.intake.on_block(PEER, block.raw)
+    assert replay_tips(trunk[0].hash, rig.frames()) == fork[1].hash
