@@ -99,7 +99,7 @@ static uint32_t sp_gather(uint8_t *to, const sp_part *parts, uint64_t part_count
         uint64_t left = parts[part].length;
         while (left > 0) {
             uint64_t count = left < COPY_CHUNK_BYTES ? left : COPY_CHUNK_BYTES;
-            SP_PAYLOAD_IN(to, from, count);
+            SP_PAYLOAD_COPY(to, from, count);
             crc = sp_crc32c(crc, to, count);
             to += count;
             from += count;
@@ -293,7 +293,7 @@ int64_t sp_reservation_commit(sp_reservation *reservation, const sp_meta *meta)
                              reservation->crc32c);
     } else {
         uint64_t position = sp_allocate(writer, reservation->length);
-        SP_PAYLOAD_IN(writer->arena + position % writer->arena_bytes, reservation->bytes,
+        SP_PAYLOAD_COPY(writer->arena + position % writer->arena_bytes, reservation->bytes,
                       reservation->length);
         outcome = publish_at(writer, meta, position, reservation->length, reservation->crc32c);
     }

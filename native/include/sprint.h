@@ -190,38 +190,60 @@ SP_STATIC_ASSERT(sizeof(sp_source) == 64, "a source entry is 64 bytes");
 
 /* ----------------------------------------------------------------------------------- atomics -- */
 
-/* Every access to shared memory goes through these, so that a checker can put its own in their
- * place (-DSP_ATOMICS_HEADER='"file.h"') and make each access a step of its schedule. */
+/* Every access to shared memory goes through these, so that a checker can put its own in the place
+ * of any of them (-DSP_ATOMICS_HEADER='"file.h"') and make each access a step of its schedule. */
 #ifdef SP_ATOMICS_HEADER
 #include SP_ATOMICS_HEADER
-#else
+#endif
+#ifndef SP_LOAD_RELAXED
 #define SP_LOAD_RELAXED(address) __atomic_load_n((address), __ATOMIC_RELAXED)
+#endif
+#ifndef SP_LOAD_ACQUIRE
 #define SP_LOAD_ACQUIRE(address) __atomic_load_n((address), __ATOMIC_ACQUIRE)
+#endif
+#ifndef SP_STORE_RELAXED
 #define SP_STORE_RELAXED(address, value) __atomic_store_n((address), (value), __ATOMIC_RELAXED)
+#endif
+#ifndef SP_STORE_RELEASE
 #define SP_STORE_RELEASE(address, value) __atomic_store_n((address), (value), __ATOMIC_RELEASE)
+#endif
+#ifndef SP_EXCHANGE
 #define SP_EXCHANGE(address, value) __atomic_exchange_n((address), (value), __ATOMIC_SEQ_CST)
+#endif
+#ifndef SP_FENCE_ACQUIRE
 #define SP_FENCE_ACQUIRE() __atomic_thread_fence(__ATOMIC_ACQUIRE)
+#endif
+#ifndef SP_FENCE_RELEASE
 #define SP_FENCE_RELEASE() __atomic_thread_fence(__ATOMIC_RELEASE)
+#endif
+#ifndef SP_FENCE_SEQ_CST
 #define SP_FENCE_SEQ_CST() __atomic_thread_fence(__ATOMIC_SEQ_CST)
-/* Orders non-temporal stores, which a big memcpy may use and release does not order, with others.
- * */
+#endif
+/* Orders non-temporal stores, which a big memcpy may use and release does not order, with others. */
+#ifndef SP_FENCE_STORES
 #if defined(__x86_64__) || defined(__i386__)
 #define SP_FENCE_STORES() __asm__ __volatile__("sfence" ::: "memory")
 #else
 #define SP_FENCE_STORES() __atomic_thread_fence(__ATOMIC_RELEASE)
 #endif
+#endif
 /* Payload into and out of the arena. */
+#ifndef SP_PAYLOAD_COPY
 #ifdef SP_TSAN
-#define SP_PAYLOAD_IN(to, from, length) sp_copy_words((to), (from), (length))
-#define SP_PAYLOAD_OUT(to, from, length) sp_copy_words((to), (from), (length))
+#define SP_PAYLOAD_COPY(to, from, length) sp_copy_words((to), (from), (length))
 #else
-#define SP_PAYLOAD_IN(to, from, length) ((void)memcpy((to), (from), (length)))
-#define SP_PAYLOAD_OUT(to, from, length) ((void)memcpy((to), (from), (length)))
+#define SP_PAYLOAD_COPY(to, from, length) ((void)memcpy((to), (from), (length)))
+#endif
 #endif
 /* Raise a sleeper's flag. By pwrite, not through a mapping: no reader can then be killed by
  * another that truncates the object. Returns 0, or -1 when it could not be raised. */
+#ifndef SP_RAISE_FLAG
 #define SP_RAISE_FLAG(fd, offset) sp_raise_flag((fd), (offset))
+#endif
+#ifndef SP_FUTEX_WAIT
 #define SP_FUTEX_WAIT(word, expected, timeout_ns) sp_futex_wait((word), (expected), (timeout_ns))
+#endif
+#ifndef SP_FUTEX_WAKE_ALL
 #define SP_FUTEX_WAKE_ALL(word) \
     ((void)syscall(SYS_futex, (word), FUTEX_WAKE, INT_MAX, NULL, NULL, 0))
 #endif
@@ -294,7 +316,9 @@ enum sp_wait_mode { SP_WAIT_SPIN = 0, SP_WAIT_SPIN_THEN_YIELD = 1, SP_WAIT_BLOCK
 #define SP_RESUME_TRIES_MAX 16     /* overruns that one poll resumes from before it gives way */
 #define SP_LOOKS_BEFORE_YIELD 2048u /* of spin_then_yield */
 #define SP_LOOKS_BEFORE_SLEEP 128u  /* of block */
+#ifndef SP_SLEEP_NS_MAX
 #define SP_SLEEP_NS_MAX INT64_C(50000000) /* longest sleep before state and .wake are looked at */
+#endif
 #define SP_SLEEP_NS_UNWAKED INT64_C(1000000) /* the same where .wake is not writable */
 
 /* An attached ring: a read-only mapping. Fields are the library's; use the functions. One thread
@@ -547,7 +571,7 @@ static inline int sp_frame_valid(const sp_ring *ring, const sp_frame *frame)
  * SP_OK, or SP_E_OVERWRITTEN: the copy is then worthless. */
 static inline int sp_frame_copy(const sp_ring *ring, const sp_frame *frame, void *to)
 {
-    SP_PAYLOAD_OUT(to, frame->payload, frame->descriptor.length);
+    SP_PAYLOAD_COPY(to, frame->payload, frame->descriptor.length);
     return sp_frame_valid(ring, frame) ? SP_OK : SP_E_OVERWRITTEN;
 }
 
