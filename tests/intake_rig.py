@@ -87,6 +87,7 @@ class Rig:
             instance, "tx", slot_count=4096, arena_bytes=4 << 20, network=network.name
         )
         self._ring = Ring.attach(instance, "blocks")
+        self._reader = self._ring.reader(start="newest")
         self.counters = Counters.create(instance, "ingest", COUNTERS, HISTOGRAMS)
         self.chain = HeaderChain.open(network, directory / "headers" if directory else None)
         self.fetcher = BodyFetcher(self.clock, self._run_at_once)
@@ -101,7 +102,6 @@ class Rig:
             clock=self.clock,
             unix_time=lambda: self.unix_time,
         )
-        self._readers = [self._ring.reader(start="newest")]
         self._tx_ring = Ring.attach(instance, "tx")
         self._tx_reader = self._tx_ring.reader(start="newest")
 
@@ -122,7 +122,7 @@ class Rig:
 
     def frames(self) -> list[Seen]:
         """Frames of the ring ``blocks`` since the last call."""
-        return list(_drain(self._readers[0]))
+        return list(_drain(self._reader))
 
     def tx_frames(self) -> list[Seen]:
         """Frames of the ring ``tx`` since the last call."""
@@ -132,7 +132,7 @@ class Rig:
         return self.counters[name].value
 
     def close(self, *, unlink: bool = True) -> None:
-        for closing in (*self._readers, self._tx_reader, self._ring, self._tx_ring):
+        for closing in (self._reader, self._tx_reader, self._ring, self._tx_ring):
             closing.close()
         self.chain.close()
         self.blocks_writer.close(unlink=unlink)

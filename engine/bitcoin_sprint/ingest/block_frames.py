@@ -167,9 +167,13 @@ class BlockFrames:
         )
         return True
 
-    def published_hashes(self) -> list[bytes]:
-        """Return the hashes of all remembered headers, oldest first."""
+    def published_headers(self) -> list[bytes]:
+        """Return the hashes of all headers remembered, oldest first."""
         return list(self._headers)
+
+    def published_blocks(self) -> list[bytes]:
+        """Return the hashes of all blocks remembered, oldest first."""
+        return list(self._blocks)
 
     def _frame_of(self, hash: bytes) -> Frame | None:
         sequence = self._blocks.get(hash)

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from typing import Final
 
 from bitcoin_sprint.chains import Network
 from bitcoin_sprint.errors import HeaderRefused
 from bitcoin_sprint.frames import Level, TipAction
 from bitcoin_sprint.ingest.block_frames import BlockFrames
-from bitcoin_sprint.ingest.feed import NO_STAMPS, Source, Stamps
+from bitcoin_sprint.ingest.feed import NO_STAMPS, Source, SourceKind, Stamps
 from bitcoin_sprint.ingest.header_intake import HeaderIntake
 from bitcoin_sprint.ingest.intake_counters import IntakeCounters
 from bitcoin_sprint.ingest.tip import (
@@ -28,6 +29,9 @@ from bitcoin_sprint.ingest.tip import (
     steps_between,
 )
 from bitcoin_sprint.validate import HeaderChain, HeaderEntry
+
+OURSELVES: Final = Source(0, "sprint", SourceKind.REPLAY)
+"""Stands in the rings' source table for what follows from no one source's word."""
 
 
 class ChainFrames:
@@ -51,6 +55,8 @@ class ChainFrames:
         self._lost_tip: bytes | None = None
         self._tip = BestTip(chain, self._start_of_tip())
         self._tip.add_header(chain.best)
+        if self._lost_tip is None:
+            self._recover_bodies()
 
     @property
     def tip(self) -> HeaderEntry:
@@ -119,7 +125,7 @@ class ChainFrames:
     def refuse(self, entry: HeaderEntry, reason: str, source: Source) -> None:
         """Withdraw a block that a trusted node refused, and what builds on it."""
         steps = self._tip.refuse(entry.hash)
-        for published in self._blocks.published_hashes():
+        for published in self._blocks.published_headers():
             withdrawn = self._chain.get(published)
             if withdrawn is None or not is_ancestor(self._chain, entry, published):
                 continue
@@ -168,6 +174,14 @@ class ChainFrames:
             self._jump(source)
         else:
             self._tip.jump(entry)
+            self._recover_bodies()
+
+    def _recover_bodies(self) -> None:
+        """Count in what a killed predecessor proved, and finish the move that it may have begun."""
+        for hash in self._blocks.published_blocks():
+            entry = self._chain.get(hash)
+            if entry is not None:
+                self.take_body(entry, OURSELVES)
 
     def _recover_headers(self, now: float) -> None:
         """Add headers that a killed predecessor published and could not save any more."""

@@ -21,7 +21,7 @@ from bitcoin_sprint.errors import BlockRefused, HeaderRefused, HostError, RingEr
 from bitcoin_sprint.frames import Level, MempoolAction, TipAction
 from bitcoin_sprint.ingest.block_frames import BlockFrames
 from bitcoin_sprint.ingest.body_fetcher import BodyFetcher
-from bitcoin_sprint.ingest.chain_frames import ChainFrames
+from bitcoin_sprint.ingest.chain_frames import OURSELVES, ChainFrames
 from bitcoin_sprint.ingest.feed import (
     HEADERS_BATCH_MAX,
     NO_STAMPS,
@@ -51,8 +51,6 @@ _log = logging.getLogger(__name__)
 
 BODIES_WANTED_MAX: Final = 16
 """Bodies asked for at a time while catching up."""
-OURSELVES: Final = Source(0, "sprint", SourceKind.REPLAY)
-"""Stands in the rings' source table for what follows from no one source's word."""
 BULK_PAUSE_S: Final = 5.0
 """How long after a full batch of new headers the next one is waited for."""
 

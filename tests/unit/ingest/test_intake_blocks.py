@@ -28,6 +28,7 @@ from regtest_blocks import (
 
 from bitcoin_sprint.frames import Flag, Kind, Level, Tip
 from bitcoin_sprint.ingest.feed import Stamps, Verdict
+from bitcoin_sprint.validate import prove_block
 
 
 @pytest.fixture
@@ -474,3 +475,24 @@ def test_an_old_block_from_a_file_is_published_by_its_place_in_the_chain(start: 
     stale = next_block(blocks[9], words="stale")
     assert rig.intake.on_block(FILES, stale.raw).verdict is Verdict.ACCEPTED
     assert {f.flags for f in rig.frames()} == {Flag.UNANCHORED}
+
+
+def test_a_successor_finishes_the_move_that_a_killed_process_began(start: Rigs) -> None:
+    first = start.start()
+    trunk = chain_of(3, words="trunk")
+    fork = chain_of(3, trunk[0], words="fork")
+    for block in (*trunk, *fork[:2]):
+        first.intake.on_block(PEER, block.raw)
+    # Killed when the body was out, and not one TIP frame of the move.
+    first.intake.on_headers(PEER, [fork[2].header])
+    proved = prove_block(fork[2].raw, REGTEST)
+    first.blocks_writer.publish(
+        Kind.BLOCK, [fork[2].raw, proved.trailer], hash=proved.hash, level=Level.MERKLE
+    )
+    before = first.frames()
+    start.crash(first)
+    second = start.start()
+    assert second.intake.tip.hash == fork[2].hash
+    after = second.frames()
+    assert replay_tips(REGTEST.genesis_hash, [*before, *after]) == fork[2].hash
+    assert hashes(after, Kind.BLOCK) == []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import tempfile
+from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -83,13 +85,13 @@ def give_block(rig: Rig, path: tuple[int, ...], source_index: int) -> None:
 def test_the_tip_is_the_models_after_every_arrival(
     data: st.DataObject, paths: list[tuple[int, ...]]
 ) -> None:
-    kinds = st.sampled_from(["headers", "block", "block", "wrong"])
+    kinds = st.sampled_from(["headers", "block", "block", "block", "wrong", "restart"])
     arrivals = data.draw(
         st.lists(st.tuples(kinds, st.sampled_from(paths), st.integers(0, 2)), max_size=40)
     )
     arrivals += [("block", path, 0) for path in data.draw(st.permutations(paths))]
-    with rigs() as made:
-        rig = made.start()
+    with rigs() as made, tempfile.TemporaryDirectory() as folder:
+        rig = made.start(directory=Path(folder))
         give_block(rig, paths[0], 0)
         model = Model()
         model.prove(paths[0])
@@ -98,14 +100,18 @@ def test_the_tip_is_the_models_after_every_arrival(
         published: dict[bytes, int] = {}
         headers: list[bytes] = []
         for kind, path, source_index in arrivals:
-            if kind == "headers":
+            frames = rig.frames()
+            if kind == "restart":
+                made.crash(rig)
+                rig = made.start(directory=Path(folder))
+            elif kind == "headers":
                 give_headers(rig, path, source_index)
             elif kind == "wrong":
                 rig.intake.on_block(SOURCES[source_index], with_wrong_witness(block_at(path)))
             else:
                 give_block(rig, path, source_index)
                 model.prove(path)
-            frames = rig.frames()
+            frames += rig.frames()
             headers += hashes(frames, Kind.HEADER)
             for frame in frames:
                 if frame.kind is Kind.BLOCK:
