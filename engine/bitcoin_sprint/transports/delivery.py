@@ -22,10 +22,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 from bitcoin_sprint.frames import Flag
-from bitcoin_sprint.tiers import Action, Cause, Cursor, Lane, TierPolicy
+from bitcoin_sprint.tiers import Action, Cause, Lane, TierPolicy
 from bitcoin_sprint.tiers.cursor import Tally, cause_of
 from bitcoin_sprint.transports.codec import (
     CHUNK_BYTES_MAX,
@@ -35,9 +35,9 @@ from bitcoin_sprint.transports.codec import (
     Message,
     pack_end,
 )
-from bitcoin_sprint.transports.window import Channel, Entry
+from bitcoin_sprint.transports.place import Buffer, Bulky, Place, Planned, with_stream, without
+from bitcoin_sprint.transports.window import Entry
 
-Buffer = bytes | memoryview
 Send = Callable[[Sequence[Buffer]], int]
 """Hands buffers to the socket and returns the bytes accepted, 0 when it would block."""
 
@@ -62,48 +62,6 @@ class Turn(enum.Enum):
     """Something is left; others are to have their turn first."""
     BLOCKED = 2
     """The socket takes no more until epoll says so."""
-
-
-class _Bulky:
-    """A bulky frame that is begun and not yet ended."""
-
-    __slots__ = ("attempt_ns", "entry", "late", "offset", "ordinal", "status", "stream")
-
-    def __init__(self, entry: Entry, ordinal: int, stream: int, *, late: bool) -> None:
-        self.entry = entry
-        self.ordinal = ordinal
-        self.stream = stream
-        self.late = late
-        self.offset = 0
-        self.attempt_ns = 0
-        self.status = EndStatus.OK
-
-
-class _Planned(NamedTuple):
-    """A frame chosen to leave in the next system call."""
-
-    ordinal: int
-    entry: Entry
-    late: bool
-    stream: int
-
-
-class Place:
-    """A subscriber's place in one lane."""
-
-    __slots__ = ("attempt_ns", "channel", "cursor", "lane", "open")
-
-    def __init__(self, channel: Channel, cursor: Cursor) -> None:
-        self.channel = channel
-        self.cursor = cursor
-        self.lane = cursor.lane
-        self.attempt_ns = 0
-        """When the frame at the cursor was first tried, 0 if it was not."""
-        self.open: list[_Bulky] = []
-
-    @property
-    def behind(self) -> bool:
-        return self.cursor.next < self.channel.head or bool(self.open)
 
 
 class Delivery:
@@ -151,12 +109,12 @@ class Delivery:
         self.last_sent_ns = clock()
         self._stream = 0
         self._parts: list[bytes] = []
-        self._planned: list[_Planned] = []
+        self._planned: list[Planned] = []
         # The unit under way: what is left of it, when it was first tried, and what it is of.
         self._rest: list[Buffer] = []
         self._rest_attempt_ns = 0
-        self._rest_small: tuple[Place, _Planned] | None = None
-        self._rest_bulky: tuple[Place, _Bulky] | None = None
+        self._rest_small: tuple[Place, Planned] | None = None
+        self._rest_bulky: tuple[Place, Bulky] | None = None
 
     # ---- turns -----------------------------------------------------------------------------
 
@@ -230,51 +188,16 @@ class Delivery:
                 cursor.pass_over(channel.tail - cursor.next)
                 place.attempt_ns = 0
             write_ns = now - place.attempt_ns if place.attempt_ns else 0
-            action = self._judge(place, now, write_ns)
+            action = place.judge(now, write_ns)
             if action in (Action.DELIVER, Action.DELIVER_LATE):
                 return action
             entry = channel.entry(cursor.next)
             assert entry is not None
             if action is Action.SKIP and entry.whole():
                 self._count_late(entry, write_ns)
-            cursor.apply(action, channel.head, channel.newest)
-            if action is Action.JUMP:
-                self._give_up_older(place)
+            place.apply(action)
             place.attempt_ns = 0
         return None
-
-    def _judge(self, place: Place, now: int, write_ns: int) -> Action:
-        cursor, channel = place.cursor, place.channel
-        entry = channel.entry(cursor.next)
-        assert entry is not None
-        return cursor.judge(
-            channel.head,
-            channel.newest,
-            age_ns=now - entry.stamp_ns,
-            write_ns=write_ns,
-            whole=entry.whole(),
-        )
-
-    def _judge_begun(self, place: Place, ordinal: int, write_ns: int) -> Action:
-        """The same for a frame already begun; moves the cursor, but does not count the frame."""
-        channel = place.channel
-        action = place.cursor.judge_begun(ordinal, channel.newest, write_ns=write_ns)
-        if action is Action.JUMP:
-            place.cursor.apply(action, channel.head, channel.newest)
-            self._give_up_older(place)
-        return action
-
-    def _give_up_older(self, place: Place) -> None:
-        for bulky in place.open:
-            if bulky.ordinal < place.channel.newest:
-                self._give_up(place, bulky, EndStatus.PAST_DEADLINE)
-
-    def _give_up(self, place: Place, bulky: _Bulky, status: EndStatus) -> None:
-        """Let a begun frame end in an abort; it counts as lost, once."""
-        if bulky.status is EndStatus.OK:
-            bulky.status = status
-            place.cursor.count_lost(1)
-            self.tally.aborted += 1
 
     def _count_late(self, entry: Entry, write_ns: int) -> None:
         past_write = write_ns > self._policy.write_deadline_ns
@@ -306,7 +229,7 @@ class Delivery:
             if not self._parts:
                 action = self._settle(place, now)
             else:
-                action = self._judge(place, now, 0) if cursor.next < channel.head else None
+                action = place.judge(now, 0) if cursor.next < channel.head else None
             if action is not Action.DELIVER and action is not Action.DELIVER_LATE:
                 break
             entry = channel.entry(cursor.next)
@@ -321,8 +244,8 @@ class Delivery:
             if packed is None:
                 break
             stream = self._next_stream() if entry.bulky else 0
-            self._parts.append(_with_stream(packed, stream) if stream else packed)
-            self._planned.append(_Planned(cursor.next, entry, late, stream))
+            self._parts.append(with_stream(packed, stream) if stream else packed)
+            self._planned.append(Planned(cursor.next, entry, late, stream))
             size += len(packed)
             cursor.next += 1
 
@@ -357,7 +280,7 @@ class Delivery:
             self.tally.sent += bulky is None
         return True
 
-    def _begin(self, place: Place, planned: _Planned, now: int, write_ns: int) -> _Bulky | None:
+    def _begin(self, place: Place, planned: Planned, now: int, write_ns: int) -> Bulky | None:
         """A frame's first byte was accepted."""
         entry = planned.entry
         elapsed_ns = now - entry.stamp_ns
@@ -368,7 +291,7 @@ class Delivery:
             self._on_block(entry, elapsed_ns)
         if not entry.bulky:
             return None
-        bulky = _Bulky(entry, planned.ordinal, planned.stream, late=planned.late)
+        bulky = Bulky(entry, planned.ordinal, planned.stream, late=planned.late)
         place.open.append(bulky)
         return bulky
 
@@ -381,7 +304,7 @@ class Delivery:
         if bulky.attempt_ns:
             self._judge_stuck(place, bulky, now - bulky.attempt_ns)
         if bulky.status is EndStatus.OK and not bulky.entry.whole():
-            self._give_up(place, bulky, EndStatus.OVERWRITTEN)
+            place.give_up(bulky, EndStatus.OVERWRITTEN)
         if bulky.status is not EndStatus.OK or bulky.offset == bulky.entry.length:
             return self._send_end(place, bulky)
         count = min(CHUNK_BYTES_MAX, bulky.entry.length - bulky.offset)
@@ -394,7 +317,7 @@ class Delivery:
             return False
         bulky.offset += count
         if accepted < len(prefix) + count:
-            self._rest = _without((prefix, view), accepted)
+            self._rest = without((prefix, view), accepted)
             self._rest_attempt_ns = attempt_ns
             self._rest_bulky = (place, bulky)
             bulky.attempt_ns = 0
@@ -402,30 +325,30 @@ class Delivery:
         self._after_unit(place, bulky, self._clock() - attempt_ns)
         return True
 
-    def _judge_stuck(self, place: Place, bulky: _Bulky, write_ns: int) -> None:
+    def _judge_stuck(self, place: Place, bulky: Bulky, write_ns: int) -> None:
         """Judge a begun frame whose unit is still under way, if that is past its deadline."""
         if write_ns > self._policy.write_deadline_ns:
             self._after_unit(place, bulky, write_ns)
 
-    def _after_unit(self, place: Place, bulky: _Bulky, write_ns: int) -> None:
+    def _after_unit(self, place: Place, bulky: Bulky, write_ns: int) -> None:
         """Judge a begun frame by what its last unit took.
 
         A unit past its deadline moves the cursor on even if its frame was given up before: what
         was published meanwhile is no newer than what is newest now.
         """
         bulky.attempt_ns = 0
-        action = self._judge_begun(place, bulky.ordinal, write_ns)
+        action = place.judge_begun(bulky.ordinal, write_ns)
         if not bulky.entry.whole():
-            self._give_up(place, bulky, EndStatus.OVERWRITTEN)
+            place.give_up(bulky, EndStatus.OVERWRITTEN)
         if action is Action.DELIVER:
             return
         if not bulky.late:
             bulky.late = True
             self.tally.late(Cause.PEER)
         if action is not Action.DELIVER_LATE:
-            self._give_up(place, bulky, EndStatus.PAST_DEADLINE)
+            place.give_up(bulky, EndStatus.PAST_DEADLINE)
 
-    def _send_end(self, place: Place, bulky: _Bulky) -> bool:
+    def _send_end(self, place: Place, bulky: Bulky) -> bool:
         """Every byte was copied out, and the ring had not moved over it then: OK; else an abort."""
         ok = bulky.status is EndStatus.OK
         crc = bulky.entry.crc32c if ok else 0
@@ -447,7 +370,7 @@ class Delivery:
         if self._rest_small is not None:
             self._amend_small(*self._rest_small)
         accepted = self._push(self._rest)
-        self._rest = _without(self._rest, accepted)
+        self._rest = without(self._rest, accepted)
         if self._rest:
             return False
         if self._rest_bulky is not None:
@@ -459,7 +382,7 @@ class Delivery:
             self.tally.sent += 1
         return True
 
-    def _amend_small(self, place: Place, planned: _Planned) -> None:
+    def _amend_small(self, place: Place, planned: Planned) -> None:
         """A small frame that is stuck half way past its deadline: let its END say so, if that has
         not begun to leave."""
         write_ns = self._clock() - self._rest_attempt_ns
@@ -467,15 +390,14 @@ class Delivery:
             return
         rest = memoryview(self._rest[0])
         amendable = len(rest) >= PACKED_END_BYTES
-        action = self._judge_begun(place, planned.ordinal, write_ns)
+        action = place.judge_begun(planned.ordinal, write_ns)
         if not planned.late:
             self.tally.late(Cause.PEER)
         if amendable and action is Action.DELIVER_LATE:
             end = pack_end(EndStatus.OK, planned.entry.crc32c, flags=_LATE)
         elif amendable:
             end = pack_end(EndStatus.PAST_DEADLINE, 0)
-            place.cursor.count_lost(1)
-            self.tally.aborted += 1
+            place.lose()
         if amendable:
             self._rest = [rest[:-PACKED_END_BYTES], end]
         if not amendable or action is Action.DELIVER_LATE:
@@ -488,20 +410,3 @@ class Delivery:
         if accepted:
             self.last_sent_ns = self._clock()
         return accepted
-
-
-def _with_stream(packed: bytes, stream: int) -> bytes:
-    kind, reserved, _none, length = PREFIX.unpack_from(packed)
-    return PREFIX.pack(kind, reserved, stream, length) + packed[PREFIX.size :]
-
-
-def _without(parts: Sequence[Buffer], accepted: int) -> list[Buffer]:
-    """What is left of the buffers after the first ``accepted`` bytes."""
-    left: list[Buffer] = []
-    for part in parts:
-        if accepted >= len(part):
-            accepted -= len(part)
-        else:
-            left.append(memoryview(part)[accepted:])
-            accepted = 0
-    return left

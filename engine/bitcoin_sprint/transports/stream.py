@@ -27,7 +27,7 @@ from bitcoin_sprint.tiers import Cursor, Lane, TierPolicy, tier_named
 from bitcoin_sprint.tiers.cursor import Tally
 from bitcoin_sprint.transports.arrivals import READ, Arrivals, StreamOptions, say_goodbye
 from bitcoin_sprint.transports.codec import FrameHeader, Message, pack_message, pack_whole
-from bitcoin_sprint.transports.delivery import Buffer, Delivery, Place, RelayTimes, Turn
+from bitcoin_sprint.transports.delivery import Delivery, RelayTimes, Turn
 from bitcoin_sprint.transports.handshake import (
     Heartbeat,
     Position,
@@ -39,6 +39,7 @@ from bitcoin_sprint.transports.handshake import (
     Welcome,
     kinds_mask,
 )
+from bitcoin_sprint.transports.place import Buffer, Place
 from bitcoin_sprint.transports.window import Channel, Entry, Window
 
 _log = logging.getLogger(__name__)

@@ -7,7 +7,8 @@ from bitcoin_sprint.frames import Kind
 from bitcoin_sprint.tiers import TIERS, Cursor, Lane
 from bitcoin_sprint.tiers.cursor import Tally
 from bitcoin_sprint.transports.codec import CHUNK_BYTES_MAX
-from bitcoin_sprint.transports.delivery import Delivery, Place, Turn
+from bitcoin_sprint.transports.delivery import Delivery, Turn
+from bitcoin_sprint.transports.place import Place
 from bitcoin_sprint.transports.window import Window
 
 FREE, TURBO = TIERS["free"], TIERS["turbo"]
