@@ -164,6 +164,18 @@ async def test_a_litecoind_is_synced_and_followed(litecoind: NodeStarter[Litecoi
         assert dropped(feed) == {}
 
 
+async def test_a_litecoind_that_still_synchronises_is_followed_from_its_first_block(
+    litecoind: NodeStarter[Litecoind],
+) -> None:
+    node = litecoind.start()  # at genesis it does not answer getheaders
+    async with following([node], "litecoin-regtest") as (sink, (feed,)):
+        async with asyncio.timeout(20):
+            while feed.state != "ready":
+                await asyncio.sleep(0.01)
+        await follow_live(node, sink, 3)
+        assert dropped(feed) == {}
+
+
 async def test_a_bcoin_is_synced_and_followed(bcoin: NodeStarter[Bcoin]) -> None:
     node = bcoin.start()
     node.mine(20)

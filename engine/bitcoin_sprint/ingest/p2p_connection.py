@@ -26,6 +26,7 @@ from bitcoin_sprint.ingest.p2p_causes import Cause, PeerFault
 from bitcoin_sprint.ingest.p2p_fields import MalformedMessage, NetworkAddress
 from bitcoin_sprint.ingest.p2p_framing import BLOCK_HEADER_BYTES, MESSAGE_BYTES_MAX, FrameReader
 from bitcoin_sprint.ingest.p2p_messages import Message
+from bitcoin_sprint.ingest.token_bucket import TokenBucket
 
 WTXID_RELAY_VERSION: Final = 70016
 OUTGOING_BYTES_MAX: Final = 1 << 20
@@ -34,6 +35,9 @@ OUTGOING_BYTES_MAX: Final = 1 << 20
 _HANDLED: Final = frozenset(messages.DECODERS) - {"addr", "addrv2", "version", "verack"}
 _PUSHED: Final = frozenset({"block", "tx", "headers"})
 """Answers to our own questions, bounded by the feed that asked; all else has a budget."""
+
+_UNREAD_COST: Final = 100
+"""What a long message that nobody reads costs of that budget: it costs us its bytes."""
 
 
 class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,26 +87,6 @@ class ConnectionOwner(Protocol):
     def on_closed(self, cause: Cause, detail: str) -> None:
         """The connection is over; called once."""
         ...
-
-
-class TokenBucket:
-    """A rate with a burst: ``take`` says whether ``count`` more are within it."""
-
-    __slots__ = ("_at", "_burst", "_rate", "_tokens")
-
-    def __init__(self, rate_per_s: float, burst: float, now: float) -> None:
-        self._rate = rate_per_s
-        self._burst = burst
-        self._tokens = burst
-        self._at = now
-
-    def take(self, now: float, count: float = 1.0) -> bool:
-        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
-        self._at = now
-        if self._tokens < count:
-            return False
-        self._tokens -= count
-        return True
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -193,6 +177,12 @@ class Connection(asyncio.BufferedProtocol):
         self.send(messages.Ping(self._ping_nonce))
 
     @property
+    def user_agent(self) -> str:
+        """What the peer calls itself, without what could disturb a log or a terminal."""
+        agent = self.peer_version.user_agent if self.peer_version is not None else ""
+        return "".join(each if each.isascii() and each.isprintable() else "?" for each in agent)
+
+    @property
     def state(self) -> str:
         """``connecting``, ``handshake``, ``ready`` or ``closed``."""
         if self.closed_by is not None:
@@ -269,7 +259,10 @@ class Connection(asyncio.BufferedProtocol):
         return messages.payload_bytes_max(command, self._options.block_bytes_max)
 
     def reads(self, command: str) -> bool:
-        return self.ready and command in _HANDLED
+        if self.ready and command in _HANDLED:
+            return True
+        self._spend(_UNREAD_COST)
+        return False
 
     def block_head(self, header: bytes, first_byte_ns: int) -> bool:
         return self._owner.on_block_head(header, Stamps(first_byte_ns=first_byte_ns))
@@ -283,8 +276,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def frame(self, command: str, payload: memoryview, first_ns: int, last_ns: int) -> None:
         self.messages_received += 1
-        if command not in _PUSHED and not self._budget.take(self._clock()):
-            raise PeerFault(Cause.MESSAGE_FLOOD, f"above {self._options.messages_per_s:g} a second")
+        if command not in _PUSHED:
+            self._spend(1)
         try:
             message = messages.decode_message(command, payload) if self._speaks(command) else None
         except MalformedMessage as error:
@@ -304,6 +297,10 @@ class Connection(asyncio.BufferedProtocol):
                 self._take_verack()
             case _:
                 self._owner.on_message(message, Stamps(0, first_ns, last_ns))
+
+    def _spend(self, cost: int) -> None:
+        if not self._budget.take(cost, self._clock()):
+            raise PeerFault(Cause.MESSAGE_FLOOD, f"above {self._options.messages_per_s:g} a second")
 
     def _speaks(self, command: str) -> bool:
         """Before the handshake is done only its own messages are heard, after it all others."""

@@ -98,7 +98,7 @@ class _Call:
 
     def on_ready(self) -> None:
         self.ready_at = self._clock()
-        self._feed.note_ready()
+        self._feed.note_ready(self.connection)
         self.session.begin()
 
     def on_message(self, message: Message, stamps: Stamps) -> None:
@@ -181,14 +181,10 @@ class P2PFeed:
         except OSError as error:
             call.connection.close(Cause.UNREACHABLE, str(error))
 
-    def note_ready(self) -> None:
+    def note_ready(self, connection: Connection) -> None:
         """The handshake is done."""
-        call = self._call
-        peer = call.connection.peer_version if call is not None else None
         self._counts["connections"] += 1
-        extra = self._log_fields()
-        if peer is not None:
-            extra |= {"user_agent": peer.user_agent, "start_height": peer.start_height}
+        extra = self._log_fields() | {"user_agent": connection.user_agent}
         if self._silent_failures:
             extra["failures_before"] = self._silent_failures
         self._silent_failures = 0
@@ -238,7 +234,7 @@ class P2PFeed:
             if connection.round_trip_s is not None:
                 state["round_trip_ms"] = round(connection.round_trip_s * 1e3, 3)
             if connection.peer_version is not None:
-                state["user_agent"] = connection.peer_version.user_agent
+                state["user_agent"] = connection.user_agent
                 state["protocol_version"] = connection.peer_version.version
         return state | {"counts": dict(counts), "dropped": dict(self._causes)}
 

@@ -22,11 +22,12 @@ from bitcoin_sprint.chains import Network
 from bitcoin_sprint.ingest import p2p_messages as messages
 from bitcoin_sprint.ingest.feed import HeadersOutcome, Sink, Source, Stamps, Verdict
 from bitcoin_sprint.ingest.p2p_causes import Cause
-from bitcoin_sprint.ingest.p2p_connection import Connection, TokenBucket
+from bitcoin_sprint.ingest.p2p_connection import Connection
 from bitcoin_sprint.ingest.p2p_fields import Buffer
 from bitcoin_sprint.ingest.p2p_headers import HeaderLead
 from bitcoin_sprint.ingest.p2p_messages import InvItem, InvType, Message
 from bitcoin_sprint.ingest.p2p_transactions import TransactionRequests
+from bitcoin_sprint.ingest.token_bucket import TokenBucket
 
 _log = logging.getLogger(__name__)
 
@@ -57,8 +58,8 @@ class SessionLimits(msgspec.Struct, frozen=True, kw_only=True):
     bytes_per_s_min: int = 16_384
     announced_headers_per_s: float = 400.0
     announced_headers_burst: int = 16_000
-    announced_transactions_per_s: float = 2_000.0
-    announced_transactions_burst: int = 50_000
+    announced_transactions_per_s: float = 20_000.0
+    announced_transactions_burst: int = 200_000
     unrequested_blocks_per_s: float = 0.1
     unrequested_blocks_burst: int = 20
     unrequested_transactions_per_s: float = 1.0
@@ -199,7 +200,7 @@ class Session:
 
     def _ask_headers_in_budget(self) -> None:
         """As ``ask_headers``, for what the peer's own words make us ask."""
-        if self._questions.take(self._setting.clock()):
+        if self._questions.take(1, self._setting.clock()):
             self.ask_headers()
         else:
             self._headers_later = True
@@ -255,7 +256,11 @@ class Session:
             case messages.GetData(items):
                 self._connection.send(messages.NotFound(items[:NOT_FOUND_ITEMS_MAX]))
             case messages.Reject(rejected, _, reason):
-                detail = {"source": self._source.name, "message": rejected, "reason": reason}
+                detail = {
+                    "source": self._source.name,
+                    "rejected": ascii(rejected),
+                    "reason": ascii(reason),
+                }
                 _log.debug("peer rejected a message", extra=detail)
 
     def _take_headers(self, headers: Sequence[bytes], stamps: Stamps) -> None:
@@ -266,7 +271,7 @@ class Session:
         self._counts["headers"] += len(headers)
         is_free = answers and follows
         if not is_free and not self._header_budget.take(
-            self._setting.clock(), max(1, len(headers))
+            max(1, len(headers)), self._setting.clock()
         ):
             self._connection.close(Cause.HEADERS_FLOOD, "headers that were not asked for")
             return
@@ -317,7 +322,7 @@ class Session:
 
     def _allow_unrequested_block(self, hash: bytes) -> bool:
         self._counts["blocks_unrequested"] += 1
-        if self._unrequested_blocks.take(self._setting.clock()):
+        if self._unrequested_blocks.take(1, self._setting.clock()):
             return True
         self._connection.close(Cause.UNREQUESTED, f"block {hash[::-1].hex()}")
         return False
@@ -365,7 +370,7 @@ class Session:
 
     def _note_unrequested_transaction(self, now: float) -> None:
         self._counts["transactions_unrequested"] += 1
-        if not self._unrequested_transactions.take(now):
+        if not self._unrequested_transactions.take(1, now):
             self._connection.close(Cause.UNREQUESTED, "transactions")
 
     def _take_inventory(self, items: Sequence[InvItem]) -> None:
@@ -379,8 +384,8 @@ class Session:
         kind = InvType.WTX if self._connection.wtxid_relay else InvType.TX
         hashes = [item.hash for item in items if item.type == kind]
         self._counts["transactions_announced"] += len(hashes)
-        if hashes and not self._announcement_budget.take(now, len(hashes)):
-            self._counts["transactions_over_rate"] += len(hashes)
+        if hashes and not self._announcement_budget.take(len(hashes), now):
+            self._connection.close(Cause.MESSAGE_FLOOD, "transactions announced")
             return
         requests.announced(self, hashes, now)
 

@@ -21,6 +21,7 @@ from bitcoin_sprint.frames import Kind, Level, Mempool, MempoolAction
 from bitcoin_sprint.ingest.feed import Outcome, Source, Stamps, Verdict
 from bitcoin_sprint.ingest.first_seen import BoundedMap, SeenSet
 from bitcoin_sprint.ingest.node_words import MempoolEvent
+from bitcoin_sprint.ingest.token_bucket import TokenBucket
 from bitcoin_sprint.ring import Writer
 from bitcoin_sprint.validate import prove_transaction
 
@@ -30,27 +31,6 @@ TRANSACTIONS_BURST: Final = 10_000.0
 BYTES_PER_S: Final = 2_000_000.0
 BYTES_BURST: Final = 16_000_000.0
 TRANSACTION_BYTES_MAX: Final = 4_000_000
-
-
-class TokenBucket:
-    """At most ``burst`` at once and ``rate`` a second; full at the start. One thread."""
-
-    __slots__ = ("_burst", "_left", "_rate", "_updated")
-
-    def __init__(self, rate: float, burst: float, now: float) -> None:
-        self._rate = rate
-        self._burst = burst
-        self._left = burst
-        self._updated = now
-
-    def take(self, amount: float, now: float) -> bool:
-        """Take ``amount`` at time ``now`` (seconds, monotonic); False when that is too much."""
-        self._left = min(self._burst, self._left + (now - self._updated) * self._rate)
-        self._updated = now
-        if amount > self._left:
-            return False
-        self._left -= amount
-        return True
 
 
 class TransactionFrames:

@@ -11,7 +11,6 @@ from regtest_blocks import transaction
 from bitcoin_sprint.frames import Kind, Level, MempoolAction
 from bitcoin_sprint.ingest import transaction_frames
 from bitcoin_sprint.ingest.feed import Stamps, Verdict
-from bitcoin_sprint.ingest.transaction_frames import TokenBucket
 
 
 @pytest.fixture
@@ -98,13 +97,3 @@ def test_a_flood_is_cut_off_for_its_peer_alone_and_not_punished(
     assert rig.intake.on_transaction(OTHER_PEER, transaction(14)[0]).verdict is Verdict.ACCEPTED
     rig.advance(1)
     assert rig.intake.on_transaction(PEER, transaction(20)[0]).verdict is Verdict.ACCEPTED
-
-
-def test_a_token_bucket_refills_up_to_its_burst() -> None:
-    bucket = TokenBucket(10.0, 20.0, now=0.0)
-    assert bucket.take(20, 0.0)
-    assert not bucket.take(1, 0.0)
-    assert bucket.take(10, 1.0)
-    assert not bucket.take(1, 1.0)
-    assert bucket.take(20, 100.0)
-    assert not bucket.take(1, 100.0)
