@@ -24,10 +24,12 @@ from rich.table import Table
 from bitcoin_sprint.config import Config, load
 from bitcoin_sprint.control import logs
 from bitcoin_sprint.control.commands import Subparsers, add_command, print_json
-from bitcoin_sprint.control.demo_figures import Figures, read_figures
+from bitcoin_sprint.control.demo_figures import Figures, figures_of, read_figures
+from bitcoin_sprint.control.status import read_snapshot
 from bitcoin_sprint.control.supervisor import Supervisor
 
 _DRAW_S = 0.5
+_TALLY_S = 0.3
 
 
 def add(commands: Subparsers) -> None:
@@ -123,7 +125,7 @@ async def _run(config: Config, until: float | None, *, draw: bool) -> Figures:
     """Run the engine until the time ``until`` (monotonic) or a signal; return what was seen."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, stop.set)
     if until is not None:
         loop.call_later(max(0.0, until - time.monotonic()), stop.set)
@@ -139,7 +141,10 @@ async def _run(config: Config, until: float | None, *, draw: bool) -> Figures:
             await _draw(config, stopped)
         else:
             await stopped
-        return read_figures(config)
+        # The relays add up a few times a second: what the subscribers lack by now, they have then.
+        seen = read_snapshot(config.instance, "demo")
+        await asyncio.sleep(_TALLY_S)
+        return figures_of(config, seen)
     finally:
         stopped.cancel()
         starting.cancel()

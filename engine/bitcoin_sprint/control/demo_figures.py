@@ -12,7 +12,8 @@ from bitcoin_sprint.metrics import Snapshot
 
 
 class TierFigures(msgspec.Struct, frozen=True):
-    """One tier's subscriber. ``missed``: skipped as too late; ``overwritten``: passed over."""
+    """One tier's subscriber. ``missed``: frames its tier skipped as too late; ``overwritten``:
+    passed over for newer ones. ``gaps``: frames it lacks that its tier accounts for in neither."""
 
     frames: int = 0
     p50_us: float = 0.0
@@ -56,7 +57,11 @@ class Figures(msgspec.Struct, frozen=True):
 
 def read_figures(config: Config) -> Figures:
     """Return what the subscribers of the running demo have seen so far."""
-    seen = read_snapshot(config.instance, "demo")
+    return figures_of(config, read_snapshot(config.instance, "demo"))
+
+
+def figures_of(config: Config, seen: Snapshot | None) -> Figures:
+    """Return what the subscribers had seen by ``seen``, beside what the relays count by now."""
     if seen is None:
         return Figures.none(config)
     counters = seen["counters"]
@@ -79,12 +84,13 @@ def _tier(instance: str, name: str, seen: Snapshot) -> TierFigures:
     latency = seen["histograms"][f"{name}.latency_ns"]
     relay = read_snapshot(instance, f"relay-{name}")
     relayed = relay["counters"] if relay else {}
+    missed, overwritten = relayed.get("frames_missed", 0), relayed.get("frames_overwritten", 0)
     return TierFigures(
         frames=seen["counters"][f"{name}.frames"],
         p50_us=round(latency.percentile(50) / 1000, 1),
         p99_us=round(latency.percentile(99) / 1000, 1),
         max_us=round(latency.max / 1000, 1),
-        missed=relayed.get("frames_missed", 0),
-        overwritten=relayed.get("frames_overwritten", 0),
-        gaps=seen["counters"][f"{name}.gaps"],
+        missed=missed,
+        overwritten=overwritten,
+        gaps=max(0, seen["counters"][f"{name}.lost"] - missed - overwritten),
     )

@@ -20,7 +20,8 @@ from bitcoin_sprint.frames import Kind
 from bitcoin_sprint.metrics import Counters
 from bitcoin_sprint.tiers import TierPolicy
 
-FIGURES: Final = ("frames", "blocks", "headers", "txs", "gaps")
+FIGURES: Final = ("frames", "blocks", "headers", "txs", "lost")
+"""``lost``: frames that the holes in the numbers stand for."""
 _FIGURE_OF_KIND: Final = {Kind.BLOCK: "blocks", Kind.HEADER: "headers", Kind.TX: "txs"}
 _HEARTBEAT_S: Final = 1.0
 
@@ -30,7 +31,7 @@ class Tally:
 
     def __init__(self, counters: Counters, tier: str) -> None:
         self._frames = counters[f"{tier}.frames"]
-        self._gaps = counters[f"{tier}.gaps"]
+        self._lost = counters[f"{tier}.lost"]
         self._of_kind = {
             int(kind): counters[f"{tier}.{figure}"] for kind, figure in _FIGURE_OF_KIND.items()
         }
@@ -44,9 +45,9 @@ class Tally:
         if counter is not None:
             counter.add()
 
-    def gap(self, ring: str, first: int, last: int) -> None:  # noqa: ARG002
-        """Count a hole in the numbers."""
-        self._gaps.add()
+    def gap(self, _ring: str, first: int, last: int) -> None:
+        """Count a hole in the numbers: nothing is filtered, so each number was a frame for us."""
+        self._lost.add(last - first + 1)
 
 
 def main(config: Config, ready: Callable[[], None]) -> None:

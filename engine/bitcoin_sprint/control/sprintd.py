@@ -56,7 +56,7 @@ async def run(config: Config) -> None:
     starting, once everything that had started is gone."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, stop.set)
     supervisor = Supervisor(config)
     starting = asyncio.create_task(supervisor.start())

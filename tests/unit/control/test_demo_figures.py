@@ -8,7 +8,7 @@ from bitcoin_sprint.config import load
 from bitcoin_sprint.control.demo_figures import Figures, read_figures
 from bitcoin_sprint.metrics import Counters
 
-_FIGURES = ("frames", "blocks", "headers", "txs", "gaps")
+_FIGURES = ("frames", "blocks", "headers", "txs", "lost")
 
 
 @pytest.fixture
@@ -35,7 +35,15 @@ def test_the_figures_of_all_tiers_come_together(config):
             seen[f"{name}.{figure}"].add(rank)
         seen.histogram(f"{name}.latency_ns").record(1_000_000 * (rank + 1))
     figures = read_figures(config)
+    relay = Counters.create(config.instance, "relay-turbo", ["frames_missed", "frames_overwritten"])
+    relay["frames_missed"].add(1)
+    relay["frames_overwritten"].add(1)
+    explained = read_figures(config)
+    relay.close()
     seen.close()
+    assert (explained.tiers["turbo"].missed, explained.tiers["turbo"].overwritten) == (1, 1)
+    assert explained.tiers["turbo"].gaps == 3 - 2
+    assert explained.gaps == figures.gaps - 2
     assert (figures.blocks, figures.headers, figures.txs) == (4, 4, 4)
     assert figures.gaps == 0 + 1 + 2 + 3 + 4
     assert figures.tiers["turbo"].p50_us == pytest.approx(4000, rel=0.03)
