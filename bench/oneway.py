@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.connection import Connection
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -203,7 +203,7 @@ class PythonReading:
         self._load = load
         self._receive = receive
         self._look: Callable[[Payload], tuple[int, int]]
-        self._look = _touch if load.touch else STAMP.unpack_from
+        self._look = touch if load.touch else STAMP.unpack_from
 
     def await_probe(self) -> None:
         """Returns once any message was received."""
@@ -221,7 +221,8 @@ class PythonReading:
         return np.array(latencies[:end], dtype=np.int64)
 
 
-def _touch(payload: Payload) -> tuple[int, int]:
+def touch(payload: Any) -> tuple[int, int]:
+    """Reads all of a payload, any buffer, then its stamp."""
     np.frombuffer(payload, dtype=np.uint64).max()
     return STAMP.unpack_from(payload)
 

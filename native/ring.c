@@ -149,8 +149,22 @@ static inline void sp_announce(sp_writer *writer, uint64_t sequence)
         SP_FUTEX_WAKE_ALL(&writer->header->head_hint);
 }
 
+/* When a frame was published. Taken before a short payload is copied, after a long one: sp_stamp_ns
+ * is a locked instruction, which would wait until readers gave up the lines of the payload. */
+typedef struct sp_instant {
+    uint64_t publish_ns;
+    uint64_t stamp_ns;
+} sp_instant;
+
+static inline sp_instant sp_now(void)
+{
+    sp_instant now = {.publish_ns = sp_clock_ns(CLOCK_REALTIME)};
+    now.stamp_ns = sp_stamp_ns(0);
+    return now;
+}
+
 static int64_t publish_at(sp_writer *writer, const sp_meta *meta, uint64_t position,
-                          uint64_t length, uint32_t crc)
+                          uint64_t length, uint32_t crc, sp_instant now)
 {
     sp_descriptor frame;
     memset(&frame, 0, sizeof frame);
@@ -168,8 +182,8 @@ static int64_t publish_at(sp_writer *writer, const sp_meta *meta, uint64_t posit
     frame.origin_ns = meta->origin_ns;
     frame.first_byte_ns = meta->first_byte_ns;
     frame.last_byte_ns = meta->last_byte_ns;
-    frame.publish_ns = sp_clock_ns(CLOCK_REALTIME);
-    frame.stamp_ns = sp_stamp_ns(0);
+    frame.publish_ns = now.publish_ns;
+    frame.stamp_ns = now.stamp_ns;
     if (length >= NON_TEMPORAL_BYTES)
         SP_FENCE_STORES();
     sp_write_slot(writer, &frame);
@@ -190,9 +204,14 @@ int64_t sp_writer_publish(sp_writer *writer, const sp_meta *meta, const sp_part 
                              (unsigned long long)most);
         length += parts[part].length;
     }
+    sp_instant now = {0, 0};
+    if (length < NON_TEMPORAL_BYTES)
+        now = sp_now();
     uint64_t position = sp_allocate(writer, length);
     uint32_t crc = sp_gather(writer->arena + position % writer->arena_bytes, parts, part_count);
-    return publish_at(writer, meta, position, length, crc);
+    if (length >= NON_TEMPORAL_BYTES)
+        now = sp_now();
+    return publish_at(writer, meta, position, length, crc, now);
 }
 
 void sp_meta_fill(sp_meta *meta, uint32_t kind, uint32_t chain, uint32_t level, uint32_t flags,
@@ -290,12 +309,13 @@ int64_t sp_reservation_commit(sp_reservation *reservation, const sp_meta *meta)
     } else if (reservation->state == SP_RESERVATION_OPEN) {
         SP_FENCE_STORES();
         outcome = publish_at(writer, meta, reservation->position, reservation->length,
-                             reservation->crc32c);
+                             reservation->crc32c, sp_now());
     } else {
         uint64_t position = sp_allocate(writer, reservation->length);
         SP_PAYLOAD_COPY(writer->arena + position % writer->arena_bytes, reservation->bytes,
                       reservation->length);
-        outcome = publish_at(writer, meta, position, reservation->length, reservation->crc32c);
+        outcome = publish_at(writer, meta, position, reservation->length, reservation->crc32c,
+                             sp_now());
     }
     finish(reservation);
     return outcome;

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from bench import native_ends
-from bench.oneway import Latencies, Load, Payload, PythonReading, PythonWriting
+from bench import native_ends, oneway
+from bench.oneway import Latencies, Load, PythonWriting
 from bitcoin_sprint.errors import NotRunningError
 from bitcoin_sprint.frames import Kind, Level
 from bitcoin_sprint.native import ffi, lib
@@ -54,12 +54,40 @@ class PythonRing:
             yield PythonWriting(load, send, stage)
 
     @contextlib.contextmanager
-    def reading(self, load: Load) -> Iterator[PythonReading]:
+    def reading(self, load: Load) -> Iterator[_WholeReading]:
         """A reader that looks at the payload in place."""
         ring = _attach(self._instance)
         reader = ring.reader(wait="spin")
-        yield PythonReading(load, _waiting(reader))
+        yield _WholeReading(load, reader)
         reader.close()
+
+
+class _WholeReading:
+    """Believes what it looked at only once the frame says that it was whole."""
+
+    def __init__(self, load: Load, reader: Reader) -> None:
+        self._load = load
+        self._reader = reader
+
+    def await_probe(self) -> None:
+        """Returns once any message was received."""
+        self._reader.wait()
+
+    def receive_all(self) -> Latencies:
+        """Latencies by message index, -1 for a message that did not come."""
+        clock, wait = time.monotonic_ns, self._reader.wait
+        look = oneway.touch if self._load.touch else oneway.STAMP.unpack_from
+        latencies = [-1] * (self._load.count + 1)
+        index, end = -1, self._load.count
+        while index < end:
+            frame = wait()
+            assert frame is not None
+            due, index = look(frame)
+            if not frame.valid():
+                index = -1
+            now = clock()
+            latencies[index] = now - due
+        return np.array(latencies[:end], dtype=np.int64)
 
 
 class CRing:
@@ -184,14 +212,3 @@ def _committing(writer: Writer) -> tuple[Send, Send]:
         staged.pop().commit(kind, hash=_HASH, level=level)
 
     return send, stage
-
-
-def _waiting(reader: Reader) -> Callable[[], Payload]:
-    wait = reader.wait
-
-    def receive() -> Payload:
-        frame = wait(None)
-        assert frame is not None
-        return frame.payload
-
-    return receive
