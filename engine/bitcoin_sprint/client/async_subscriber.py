@@ -61,6 +61,7 @@ class AsyncSubscriber:
         name: str = "",
         reconnect: bool = True,
         connect_timeout: float = 5.0,
+        curve_server_key: str = "",
     ) -> None:
         """The arguments are those of ``Subscriber``. Make it where the loop runs."""
         options = make_options(
@@ -70,6 +71,7 @@ class AsyncSubscriber:
             name=name,
             reconnect=reconnect,
             connect_timeout=connect_timeout,
+            curve_server_key=curve_server_key,
         )
         where = parse_address(address)
         self._link: AsyncLink = (

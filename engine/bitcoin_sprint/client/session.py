@@ -45,6 +45,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     reconnect: bool
     connect_timeout: float
+    curve_server_key: str
 
 
 def make_options(
@@ -55,6 +56,7 @@ def make_options(
     name: str,
     reconnect: bool,
     connect_timeout: float,
+    curve_server_key: str,
 ) -> Options:
     """Check what a caller gave; raises ValueError."""
     chosen = frozenset(int(kind) for kind in kinds)
@@ -70,6 +72,7 @@ def make_options(
         name=name,
         reconnect=reconnect,
         connect_timeout=connect_timeout,
+        curve_server_key=curve_server_key,
     )
 
 

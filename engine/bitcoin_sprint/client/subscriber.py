@@ -64,6 +64,7 @@ class Subscriber:
         name: str = "",
         reconnect: bool = True,
         connect_timeout: float = 5.0,
+        curve_server_key: str = "",
     ) -> None:
         """Prepare a subscription; the connection is made by the first ``receive``, or ``connect``.
 
@@ -71,7 +72,8 @@ class Subscriber:
         refuse a port of another; empty takes any. ``kinds``: the frames wanted; empty means all.
         ``start``: "newest" (from the next frame published) or "oldest" (what the tier's buffer
         holds, first); ZeroMQ has "newest" alone. ``name`` is what the server calls us in its
-        figures. ``connect_timeout`` in seconds. Raises ConfigError or ValueError.
+        figures. ``connect_timeout`` in seconds. ``curve_server_key``: the public key of a ZeroMQ
+        server with CURVE. Raises ConfigError or ValueError.
         """
         options = make_options(
             tier=tier,
@@ -80,6 +82,7 @@ class Subscriber:
             name=name,
             reconnect=reconnect,
             connect_timeout=connect_timeout,
+            curve_server_key=curve_server_key,
         )
         where = parse_address(address)
         self._link: Link = (

@@ -17,6 +17,7 @@ from bitcoin_sprint.client.decoder import ZmqDecoder
 from bitcoin_sprint.client.frame import Frame
 from bitcoin_sprint.client.numbering import Numbering, OnGap, OnSession
 from bitcoin_sprint.client.session import Options
+from bitcoin_sprint.errors import ConfigError
 from bitcoin_sprint.transports.codec import HEARTBEAT_TOPIC, TOPICS
 from bitcoin_sprint.transports.handshake import Welcome
 
@@ -33,10 +34,23 @@ def _prepare(socket: zmq.Socket[Any], address: Address, options: Options) -> Non
     socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
     if ":" in address.host:
         socket.setsockopt(zmq.IPV6, 1)
+    if options.curve_server_key:
+        _use_curve(socket, options.curve_server_key)
     for kind in options.kinds or TOPICS:
         socket.setsockopt(zmq.SUBSCRIBE, TOPICS[kind])
     socket.setsockopt(zmq.SUBSCRIBE, HEARTBEAT_TOPIC)
     socket.connect(address.zmq_endpoint)
+
+
+def _use_curve(socket: zmq.Socket[Any], server_key: str) -> None:
+    """Encrypt, under a key of our own for this subscription alone."""
+    public, secret = zmq.curve_keypair()
+    try:
+        socket.setsockopt(zmq.CURVE_SERVERKEY, server_key.encode())
+    except zmq.ZMQError as error:
+        raise ConfigError(f"curve_server_key = {server_key!r}: {error.strerror}") from error
+    socket.setsockopt(zmq.CURVE_PUBLICKEY, public)
+    socket.setsockopt(zmq.CURVE_SECRETKEY, secret)
 
 
 class ZmqLink:

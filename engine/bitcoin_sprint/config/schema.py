@@ -87,6 +87,7 @@ class RelayConfig(msgspec.Struct, frozen=True):
     bind_host: str
     level: Literal["auto", "merkle", "connected"]
     zmq_high_water_mark: Annotated[int, Meta(ge=1, le=1_000_000)]
+    zmq_curve_key_file: str
     unix_directory: str
     tiers: dict[str, TierPolicy]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from bitcoin_sprint.config import Config
+from bitcoin_sprint.errors import ConfigError
 from bitcoin_sprint.frames import Level
 from bitcoin_sprint.relay.worker import Worker, WorkerOptions
 from bitcoin_sprint.tiers import TierPolicy
@@ -60,6 +61,7 @@ def worker_options(config: Config, policy: TierPolicy) -> WorkerOptions:
         bind_host=relay.bind_host,
         unix_path=unix_path,
         zmq_high_water_mark=relay.zmq_high_water_mark,
+        zmq_curve_secret_key=_curve_key(relay.zmq_curve_key_file),
         ring_directory=Path(directory) if directory else None,
         spin=policy.memory_optimised and config.control.wait == "spin",
     )
@@ -71,6 +73,16 @@ def core_level(config: Config) -> Level:
         trusted = any(node.trusted for node in config.ingest.zmq)
         return Level.CONNECTED if trusted else Level.MERKLE
     return Level.CONNECTED if config.relay.level == "connected" else Level.MERKLE
+
+
+def _curve_key(path: str) -> str:
+    """The secret key in a file, "" where none is configured. Raises ConfigError."""
+    if not path:
+        return ""
+    try:
+        return Path(path).expanduser().read_text(encoding="ascii").strip()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"relay.zmq_curve_key_file = {path!r}: {error}") from error
 
 
 def _await_rings(worker: Worker, instance: str) -> None:

@@ -49,7 +49,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     level: Level
     bind_host: str = "127.0.0.1"
     unix_path: Path | None = None
-    zmq_high_water_mark: int = 1_000
+    zmq_high_water_mark: int = 20_000
     zmq_curve_secret_key: str = ""
     ring_directory: Path | None = None
     spin: bool = False

@@ -83,7 +83,7 @@ class ZmqPublisher:
         except zmq.ZMQError as error:
             self.close()
             raise ConfigError(
-                "relay.zmq_curve_secret_key: not a CURVE secret key (40 characters of Z85), "
+                "relay.zmq_curve_key_file: holds no CURVE secret key (40 characters of Z85), "
                 f"or ZeroMQ was built without CURVE: {error.strerror}"
             ) from error
 

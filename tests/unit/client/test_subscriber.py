@@ -4,6 +4,7 @@ import socket
 import threading
 
 import pytest
+import zmq
 from relay_rig import Rings, eventually, patient, running_worker
 
 from bitcoin_sprint.client import Subscriber, session
@@ -117,6 +118,17 @@ def test_frames_arrive_over_every_transport(rings, tmp_path, transport):
             assert frames[Kind.BLOCK].height == 7
             assert frames[Kind.TX].payload == b"raw"
             assert subscriber.gaps == subscriber.aborted == 0
+
+
+def test_zeromq_with_curve_needs_the_servers_public_key(rings):
+    public, secret = zmq.curve_keypair()
+    with (
+        running_worker(rings, zmq_curve_secret_key=secret.decode()) as running,
+        Subscriber(running.zmq, curve_server_key=public.decode()) as subscriber,
+    ):
+        running.wait_for(zmq_topics_wanted=7)
+        rings.header(4)
+        assert subscriber.receive(10).height == 4
 
 
 def test_it_iterates_until_it_is_closed(rings):
@@ -314,6 +326,7 @@ def test_garbage_from_a_server_ends_that_connection(scripted):
         ({"kinds": [Kind.HEARTBEAT]}, ValueError),
         ({"start": "yesterday"}, ValueError),
         ({"address": "zmq+tcp://127.0.0.1:1", "start": "oldest"}, ValueError),
+        ({"address": "zmq+tcp://127.0.0.1:1", "curve_server_key": "short"}, ConfigError),
     ],
 )
 def test_bad_arguments_are_refused_at_once(options, error):

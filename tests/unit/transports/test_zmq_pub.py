@@ -174,7 +174,7 @@ def test_a_curve_server_is_heard_by_those_who_know_its_key_alone(rings, subscrib
 
 
 def test_a_key_that_is_none_is_a_configuration_error():
-    with pytest.raises(ConfigError, match=r"relay\.zmq_curve_secret_key"):
+    with pytest.raises(ConfigError, match=r"relay\.zmq_curve_key_file: holds no"):
         ZmqPublisher(high_water_mark=10, curve_secret_key="short")
 
 
