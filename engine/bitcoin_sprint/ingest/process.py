@@ -170,6 +170,8 @@ async def _run(config: Config, ready: Callable[[], None]) -> None:
         ticking = loop.create_task(ingest.tick())
         stopping = loop.create_task(stopped.wait())
         _log.info("ingest runs", extra={"sources": len(tasks), "network": config.network})
+        if not tasks:
+            _log.warning("there is no source: name a node in ingest.p2p or ingest.zmq")
         ready()
         try:
             # A fault of the intake itself ends the process: its successor takes the rings over.
