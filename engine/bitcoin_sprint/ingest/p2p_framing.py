@@ -31,6 +31,9 @@ MESSAGE_BYTES_MAX: Final = 4_000_000
 
 BLOCK_HEADER_BYTES: Final = 80
 STAGING_BYTES: Final = 1 << 16
+RECEIVE_BYTES_MAX: Final = 1 << 17
+"""Most to receive at once of a long message: it is hashed piece by piece while more arrives, and
+other peers have their turn between."""
 
 _HEADER = struct.Struct("<4s12sI4s")
 
@@ -166,7 +169,7 @@ class FrameReader:
             return self._staging[self._end :]
         if long.body is None:
             return self._staging[: long.header.length - long.filled]
-        return long.body[long.filled :]
+        return long.body[long.filled : long.filled + RECEIVE_BYTES_MAX]
 
     def received(self, count: int, now_ns: int) -> None:
         """``count`` bytes are in the buffer, at ``now_ns`` (CLOCK_REALTIME).

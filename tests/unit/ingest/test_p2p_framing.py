@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from bitcoin_sprint.ingest.p2p_causes import Cause, PeerFault
 from bitcoin_sprint.ingest.p2p_framing import (
     HEADER_BYTES,
+    RECEIVE_BYTES_MAX,
     STAGING_BYTES,
     FrameReader,
     MessageHeader,
@@ -121,15 +122,19 @@ def test_any_bytes_end_in_messages_or_in_a_fault(junk: bytes, magic_bytes: int) 
     assert all(len(payload) <= LIMIT for _, payload in listener.messages)
 
 
-def test_a_block_is_received_into_one_buffer_of_its_own_size() -> None:
+def test_a_block_is_received_piece_by_piece_into_one_buffer_of_its_own_size() -> None:
     reader, listener = reading()
     body = block(1_000_000)
-    data = pack_frame(MAGIC, "block", body)
-    feed(reader, data[: HEADER_BYTES + 10])
-    buffer = reader.buffer()
-    assert len(buffer) == len(body) - 10
-    buffer[:] = body[10:]
-    reader.received(len(buffer), 2)
+    feed(reader, pack_frame(MAGIC, "block", body)[: HEADER_BYTES + 10])
+    position = 10
+    while position < len(body):
+        buffer = reader.buffer()
+        assert len(buffer) == min(len(body) - position, RECEIVE_BYTES_MAX)
+        buffer[:] = body[position : position + len(buffer)]
+        position += len(buffer)
+        reader.received(len(buffer), 2)
+        assert listener.kept == [] or position == len(body)
+    assert listener.kept[0] == body
     assert listener.kept[0].obj is buffer.obj
 
 
