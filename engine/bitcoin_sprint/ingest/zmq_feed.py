@@ -105,6 +105,7 @@ class ZmqFeed:
         )
         self._trouble = Trouble(source.name)
         self._resync_due = False
+        self._is_fresh = False
         self._node_is_up = False
         self._state = "connecting"
         self._counts = dict.fromkeys(
@@ -180,6 +181,7 @@ class ZmqFeed:
     def on_line_up(self, line: ZmqLine) -> None:  # noqa: ARG002
         """A connection stands, maybe again: what was published before is lost."""
         self._counts["connections"] += 1
+        self._is_fresh = True
         if self._rpc is None:
             self._node_up(None)
             self._state = "ready"
@@ -198,8 +200,6 @@ class ZmqFeed:
         """Message numbers left a hole."""
         if step.continuity is Continuity.RESTART:
             self._counts["restarts"] += 1
-            if self._rpc is not None:
-                self._resync.is_new_process = True
         else:
             self._counts["gaps"] += 1
         self._counts["messages_lost"] += step.lost
@@ -210,8 +210,11 @@ class ZmqFeed:
             topic.decode(),
             step.lost,
         )
-        # With ``sequence`` whole, each lost body is missed, and fetched, by itself.
-        if topic == SEQUENCE or not self._topics.is_live(SEQUENCE):
+        # What was lost while the connection was down was asked for when it stood again. And with
+        # ``sequence`` whole, each lost body is missed, and fetched, by itself.
+        if not step.after_break and (topic == SEQUENCE or not self._topics.is_live(SEQUENCE)):
+            if self._rpc is not None and step.continuity is Continuity.RESTART:
+                self._resync.is_new_process = True
             self._ask_resync()
 
     def on_message(self, line: ZmqLine, topic: bytes, body: bytes | memoryview) -> None:
@@ -259,7 +262,9 @@ class ZmqFeed:
         if self._resync_due:
             self._resync_due = False
             self._order.hold()
-            await asyncio.sleep(SUBSCRIBE_SECONDS)
+            if self._is_fresh:
+                self._is_fresh = False
+                await asyncio.sleep(SUBSCRIBE_SECONDS)
             with_mempool = self._topics.is_live(SEQUENCE)
             try:
                 info, wanted = await self._resync.run(with_mempool=with_mempool)

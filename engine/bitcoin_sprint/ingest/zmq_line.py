@@ -46,10 +46,14 @@ class Continuity(enum.Enum):
 
 
 class Step(NamedTuple):
-    """``lost`` messages went missing before this one (after a restart: of the new process)."""
+    """``lost`` messages went missing before this one (after a restart: of the new process).
+
+    ``after_break``: the connection was down in between, and ``on_line_up`` was told since.
+    """
 
     continuity: Continuity
     lost: int
+    after_break: bool = False
 
 
 class TopicNumbers(msgspec.Struct):
@@ -60,10 +64,13 @@ class TopicNumbers(msgspec.Struct):
     lost: int = 0
     gaps: int = 0
     restarts: int = 0
+    is_after_break: bool = False
+    """The connection stands anew, and this topic's next message is the first on it."""
 
     def note(self, number: int) -> Step:
         """Take note of the next message's number, 0 to 2**32 - 1."""
         last, self.last = self.last, number
+        after_break, self.is_after_break = self.is_after_break, False
         self.messages += 1
         if last is None:
             return Step(Continuity.FIRST, 0)
@@ -73,10 +80,10 @@ class TopicNumbers(msgspec.Struct):
         if lost < 1 << 31:
             self.gaps += 1
             self.lost += lost
-            return Step(Continuity.GAP, lost)
+            return Step(Continuity.GAP, lost, after_break)
         self.restarts += 1
         self.lost += number
-        return Step(Continuity.RESTART, number)
+        return Step(Continuity.RESTART, number, after_break)
 
 
 class LineSink(Protocol):
@@ -229,6 +236,8 @@ class ZmqLine:
             event = parse_monitor_message(parts)["event"]
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self.is_up = True
+                for numbers in self.numbers.values():
+                    numbers.is_after_break = True
                 self._sink.on_line_up(self)
             elif event == zmq.EVENT_DISCONNECTED and self.is_up:
                 self.is_up = False

@@ -39,6 +39,14 @@ def test_a_number_tells_how_it_follows(numbers: list[int], last_step: Step) -> N
     assert topic.restarts == (last_step.continuity is Continuity.RESTART)
 
 
+def test_a_step_tells_whether_the_connection_broke_before_it() -> None:
+    topic = TopicNumbers()
+    topic.note(5)
+    topic.is_after_break = True
+    assert topic.note(0) == Step(Continuity.RESTART, 0, after_break=True)
+    assert topic.note(9) == Step(Continuity.GAP, 8, after_break=False)
+
+
 class Heard:
     """Keeps what a line tells."""
 
