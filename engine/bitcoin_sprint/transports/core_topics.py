@@ -7,7 +7,8 @@ their frames' stamps, which one writer hands out strictly increasing, and what a
 messages a transaction) is sent in slices, so that it holds up nobody.
 
 What is published
-- MEMPOOL added: hashtx, rawtx, sequence A. MEMPOOL removed: sequence R.
+- MEMPOOL added: hashtx, rawtx, sequence A. MEMPOOL removed: sequence R. Of several nodes ingest lets
+  one at a time have its word, so these tell of one mempool.
 - TIP connected or disconnected, of the level configured: hashtx and rawtx of each transaction in
   block order, then sequence C or D; connected ones also hashblock and rawblock.
 - TX frames never: no node of ours vouches for them.
@@ -35,9 +36,6 @@ _ORDERED_TOPICS: Final = (b"hashtx", b"rawtx", b"sequence")
 
 _COUNTER: Final = struct.Struct("<I")
 _MEMPOOL_SEQUENCE: Final = struct.Struct("<Q")
-_SILENCE_NS: Final = 10_000_000_000
-"""After so long without a word from the node that is followed, another's are taken."""
-
 Wants = Callable[[bytes], bool]
 """Whether anybody subscribed to a topic."""
 
@@ -56,8 +54,6 @@ class CoreTopics:
         self._rings: tuple[Ring, Ring] | None = None
         self._merged: _Merged | None = None
         self._under_way: Iterator[None] | None = None
-        self._followed_source = -1
-        self._followed_ns = 0
         self.lost = 0
         """Frames, or bodies that a frame named, which the ring had overwritten."""
 
@@ -66,7 +62,6 @@ class CoreTopics:
         self.detach()
         self._rings = (blocks, tx)
         self._merged = _Merged(blocks.reader("newest"), tx.reader("newest"))
-        self._followed_source = -1
 
     def detach(self) -> None:
         """Let go of the rings."""
@@ -163,8 +158,6 @@ class CoreTopics:
             self.message(b"sequence", frame.hash[::-1] + bytes([tip.action]))
 
     def _mempool(self, frame: Frame) -> None:
-        if not self._follows(frame):
-            return
         payload = frame.copy()
         if payload is None:
             self._count_lost(f"MEMPOOL {frame.sequence}")
@@ -181,20 +174,6 @@ class CoreTopics:
                 self._skip(b"rawtx", 1)
         number = _MEMPOOL_SEQUENCE.pack(change.mempool_sequence)
         self.message(b"sequence", txid + bytes([change.action]) + number)
-
-    def _follows(self, frame: Frame) -> bool:
-        """Whether a MEMPOOL frame is of the one node whose pool these topics tell of.
-
-        The first that speaks is followed. Two pools told as one would contradict each other, so
-        another takes over only when the first has been silent.
-        """
-        silent = frame.stamp_ns - self._followed_ns > _SILENCE_NS
-        if self._followed_source < 0 or (frame.source != self._followed_source and silent):
-            self._followed_source = frame.source
-        if frame.source != self._followed_source:
-            return False
-        self._followed_ns = frame.stamp_ns
-        return True
 
     def _transactions(self, tip: Tip, block_hash: bytes) -> Iterator[None]:
         payload = self._body(tip.block_sequence, block_hash)

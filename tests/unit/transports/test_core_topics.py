@@ -216,21 +216,6 @@ def test_overwritten_frames_leave_a_hole_in_every_ordered_topic():
         rings.close()
 
 
-def test_of_several_nodes_one_is_followed_until_it_falls_silent(rig):
-    clock = FakeStamps()
-    for source, seconds in [(1, 0), (2, 1), (1, 9), (2, 15), (2, 20), (1, 21), (2, 22)]:
-        assert rig.topics._follows(clock.frame(source, seconds)) is (
-            source == (1 if seconds < 20 else 2)
-        ), (source, seconds)
-
-
-class FakeStamps:
-    """Frames with nothing but a source and a time."""
-
-    def frame(self, source, seconds):
-        return type("", (), {"source": source, "stamp_ns": 10**15 + seconds * 10**9})()
-
-
 def test_a_ring_that_ends_is_told_and_a_fresh_one_can_be_followed(rings, rig):
     rings.begin_anew()
     with pytest.raises(Closed):
