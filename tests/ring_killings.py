@@ -41,7 +41,7 @@ def _write(instance: str, pipe: Connection, seed: int) -> None:
 
 def _read(instance: str, resume: str, pipe: Connection) -> None:
     ring = Ring.attach(instance, "tx")
-    reader = ring.reader("oldest", resume=resume, wait="block")  # type: ignore[arg-type]
+    reader = ring.reader(1, resume=resume, wait="block")  # type: ignore[arg-type]
     noise, seen, last, stamp = memoryview(make_noise()), Seen(), 0, 0
     pipe.send("ready")
     with contextlib.suppress(Closed):

@@ -697,6 +697,13 @@ static inline int sp_take(sp_reader *reader, const sp_descriptor *slot, sp_frame
     return code;
 }
 
+/* sp_ready: is there anything for sp_poll to do? */
+static inline int sp_ready(const sp_reader *reader)
+{
+    const sp_descriptor *slot = sp_slot(reader->ring, reader->next);
+    return (int64_t)(SP_LOAD_ACQUIRE(&slot->seq) - reader->next) >= 0; /* SYNC: as in sp_poll */
+}
+
 /* sp_poll delivers the next frame if there is one. Never waits. Returns SP_FRAME; SP_OK when there
  * is none; SP_E_CLOSED once a closed ring is read to its end; SP_E_CORRUPT with reader->detail.
  * After an overrun it goes on at the oldest or newest whole frame and counts what was lost. */
@@ -709,10 +716,11 @@ static inline int sp_poll(sp_reader *reader, sp_frame *frame)
         if (ahead < 0) {
             if (sp_ring_state(reader->ring) != SP_STATE_CLOSED)
                 return SP_OK;
-            /* Frames published before the ring was closed are there by now: look once more. */
-            if (SP_LOAD_ACQUIRE(&slot->seq) == reader->next)
-                continue;
-            return SP_E_CLOSED;
+            /* What was published before the ring was closed is there by now, or even lapped: look
+             * once more. */
+            if (!sp_ready(reader))
+                return SP_E_CLOSED;
+            continue;
         }
         int code = SP_OK;
         if (ahead == 0)
@@ -730,13 +738,6 @@ static inline int sp_poll(sp_reader *reader, sp_frame *frame)
 
 /* ------------------------------------------------------------------------------------ waiting --
  * */
-
-/* sp_ready: is there anything for sp_poll to do? */
-static inline int sp_ready(const sp_reader *reader)
-{
-    const sp_descriptor *slot = sp_slot(reader->ring, reader->next);
-    return (int64_t)(SP_LOAD_ACQUIRE(&slot->seq) - reader->next) >= 0; /* SYNC: as in sp_poll */
-}
 
 /* sp_open_wake opens the .wake object that the ring's writer looks at now. Where it can't be
  * written, wake_fd stays -1 and the reader polls by time. */
@@ -816,8 +817,11 @@ static inline int sp_wait(sp_reader *reader, sp_frame *frame, int64_t timeout_ns
         code = sp_poll(reader, frame);
         if (code != SP_OK || cause == EINTR)
             return code;
-        if (cause == ETIMEDOUT && sp_orphaned(reader->ring))
-            return SP_E_CLOSED;
+        if (cause == ETIMEDOUT && sp_orphaned(reader->ring)) {
+            /* No writer any more, so whatever it published is there by now. */
+            code = sp_poll(reader, frame);
+            return code == SP_OK ? SP_E_CLOSED : code;
+        }
     }
 }
 

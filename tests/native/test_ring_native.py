@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -29,11 +29,13 @@ Build = Callable[..., Path]
 def build(tmp_path: Path) -> Build:
     """Compile tests/native/<source> with the writer's C, warnings as errors."""
 
-    def compile_it(source: str, *flags: str, compiler: str = "", alone: bool = False) -> Path:
+    def compile_it(
+        source: str, *flags: str, compiler: str = "", writer: Sequence[Path] = WRITER
+    ) -> Path:
         program = tmp_path / "program"
         command = [
             compiler or os.environ.get("CC") or shutil.which("cc") or "cc",
-            *STRICT, *INCLUDES, *flags, str(HERE / source), *([] if alone else map(str, WRITER)),
+            *STRICT, *INCLUDES, *flags, str(HERE / source), *map(str, writer),
             "-lpthread", "-o", str(program),
         ]  # fmt: skip
         built = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -85,6 +87,13 @@ def test_no_wake_up_is_lost_at_any_moment_of_falling_asleep(build: Build, reader
     assert int(sleeps) > 1_000
 
 
+def test_whatever_the_writer_does_at_any_moment_of_a_readers_poll_is_accounted_for(
+    build: Build,
+) -> None:
+    program = build("ring_moments.c", "-std=gnu11", "-O1", writer=WRITER[1:])
+    assert int(_run(program).split()[1]) > 10_000
+
+
 @pytest.mark.parametrize("language", ["c11", "c++17"])
 def test_a_program_with_the_header_alone_reads_what_python_publishes(
     build: Build, language: str
@@ -93,7 +102,7 @@ def test_a_program_with_the_header_alone_reads_what_python_publishes(
     compiler = "" if language == "c11" else os.environ.get("CXX") or shutil.which("c++") or ""
     if language != "c11" and not compiler:
         pytest.skip("no C++ compiler")
-    program = build("ring_read.c", *flags, compiler=compiler, alone=True)
+    program = build("ring_read.c", *flags, compiler=compiler, writer=[])
     instance = f"nativetest-{os.getpid()}"
     try:
         with Writer.create(instance, "tx", slot_count=64, arena_bytes=1 << 16) as writer:
@@ -118,7 +127,7 @@ def test_a_program_with_the_header_alone_reads_what_python_publishes(
 
 
 def test_the_header_says_what_is_wrong_with_a_ring_that_is_not_there(build: Build) -> None:
-    program = build("ring_read.c", "-std=c11", alone=True)
+    program = build("ring_read.c", "-std=c11", writer=[])
     done = subprocess.run([program, "no-such", "tx"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "error -1 open: No such file or directory\n")
 
