@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import resource
@@ -38,6 +39,8 @@ def main(config: Config, tier: str, ready: Callable[[], None]) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
+    if policy.memory_optimised:
+        gc.disable()  # a full collection takes longer than the deadline; the worker does it rarely
     try:
         _await_rings(worker, config.instance)
         worker.listen()

@@ -8,6 +8,7 @@ to do it sleeps in epoll until a ring's eventfd, a socket or the clock wakes it;
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import select
@@ -38,6 +39,7 @@ _DEFERRED_MAX: Final = 16
 _EVENTS_A_TURN: Final = 512
 _TICK_NS: Final = 100_000_000
 _BEAT_NS: Final = 1_000_000_000
+_COLLECT_NS: Final = 600_000_000_000
 _TALLY_NS_PER_SUBSCRIBER: Final = 100_000
 
 
@@ -94,6 +96,7 @@ class Worker:
             on_block=self._block_log.note if self._block_log else None,
         )
         self._tick_at = self._beat_at = self._tally_at = 0
+        self._collect_at = time.monotonic_ns() + _COLLECT_NS
         self.stream_port = 0
         self.zmq_port = 0
 
@@ -262,6 +265,9 @@ class Worker:
             self._figures.beat()
             if not self._deferred:  # it says what was sent last, not what is about to be
                 self._zmq.heartbeat()
+        if now >= self._collect_at and not gc.isenabled():
+            self._collect_at = now + _COLLECT_NS
+            gc.collect()
         if now >= self._tally_at:
             # Adding up takes longer the more there are: so it is done less often.
             self._tally_at = now + self._server.subscriber_count * _TALLY_NS_PER_SUBSCRIBER

@@ -208,6 +208,8 @@ class Delivery:
 
     def _send_small(self, place: Place) -> bool:
         """Send one batch of small frames and openings; False when the socket takes no more."""
+        if place.cursor.next >= place.channel.head:
+            return True
         started = self._clock()
         self._plan(place, started)
         if not self._parts:

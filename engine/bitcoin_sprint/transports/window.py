@@ -161,7 +161,8 @@ class Channel:
         self._mask = capacity - 1
         self._entries: list[Entry | None] = [None] * capacity
         self._previous = [0] * capacity
-        self._packed: list[bytes | None] = [None] * capacity
+        # On time and late: when frames are late, they mostly are for everybody.
+        self._packed: tuple[list[bytes | None], ...] = ([None] * capacity, [None] * capacity)
         self._last = 0
         self._hole = 0
         self._blocks: OrderedDict[bytes, int] = OrderedDict()
@@ -180,7 +181,7 @@ class Channel:
         slot = self.head & self._mask
         self._entries[slot] = entry
         self._previous[slot] = max(self._last, self._hole)
-        self._packed[slot] = None
+        self._packed[0][slot] = self._packed[1][slot] = None
         self._last = entry.sequence
         self._track_newest(entry)
         self.head += 1
@@ -243,12 +244,12 @@ class Channel:
     def packed(self, ordinal: int, *, late: bool) -> bytes | None:
         """The bytes that begin a frame: all of a small one, the FRAME message of a bulky one.
 
-        Made once for all subscribers of the channel, unless it is late. A bulky one carries
-        stream 0: ``transports.delivery`` gives it its own. None once it is overwritten.
+        Made once for all subscribers of the channel. A bulky one carries stream 0:
+        ``transports.delivery`` gives it its own. None once it is overwritten.
         """
         slot = ordinal & self._mask
-        found = self._packed[slot]
-        if found is not None and not late:
+        found = self._packed[late][slot]
+        if found is not None:
             return found
         entry = self._entries[slot]
         assert entry is not None
@@ -261,8 +262,7 @@ class Channel:
             if payload is None:
                 return None
             packed = pack_whole(header, payload, entry.crc32c, flags)
-        if not late:
-            self._packed[slot] = packed
+        self._packed[late][slot] = packed
         return packed
 
 

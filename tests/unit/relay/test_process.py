@@ -1,3 +1,4 @@
+import gc
 import os
 import signal
 import socket
@@ -119,6 +120,8 @@ def test_it_waits_for_the_rings_serves_and_stops_on_sigterm(monkeypatch):
         other.join(10)
         rings.close()
     assert heard == [5]
+    assert not gc.isenabled()
+    gc.enable()
     with pytest.raises(NotRunningError):
         CountersView.attach(rings.instance, "relay-turbo")
 
