@@ -268,7 +268,8 @@ class Delivery:
                 place.cursor.next = planned.ordinal
                 place.attempt_ns = attempt_ns
                 return False
-            bulky = self._begin(place, planned, finished, finished - attempt_ns)
+            waited_ns = finished - place.attempt_ns if place.attempt_ns else 0
+            bulky = self._begin(place, planned, finished, waited_ns)
             place.attempt_ns = 0
             if accepted < len(part):
                 place.cursor.next = planned.ordinal + 1
@@ -313,6 +314,8 @@ class Delivery:
         prefix = PREFIX.pack(Message.CHUNK, 0, bulky.stream, count)
         view = bulky.entry.frame.payload[bulky.offset : bulky.offset + count]
         accepted = self._push((prefix, view))
+        # Taken at once, but not in time: then it was we who were kept from running.
+        cause = Cause.PEER if bulky.attempt_ns else Cause.QUEUE
         attempt_ns = bulky.attempt_ns or now
         if not accepted:
             bulky.attempt_ns = attempt_ns
@@ -324,7 +327,7 @@ class Delivery:
             self._rest_bulky = (place, bulky)
             bulky.attempt_ns = 0
             return False
-        self._after_unit(place, bulky, self._clock() - attempt_ns)
+        self._after_unit(place, bulky, self._clock() - attempt_ns, cause)
         return True
 
     def _judge_stuck(self, place: Place, bulky: Bulky, write_ns: int) -> None:
@@ -332,7 +335,9 @@ class Delivery:
         if write_ns > self._policy.write_deadline_ns:
             self._after_unit(place, bulky, write_ns)
 
-    def _after_unit(self, place: Place, bulky: Bulky, write_ns: int) -> None:
+    def _after_unit(
+        self, place: Place, bulky: Bulky, write_ns: int, cause: Cause = Cause.PEER
+    ) -> None:
         """Judge a begun frame by what its last unit took.
 
         A unit past its deadline moves the cursor on even if its frame was given up before: what
@@ -346,7 +351,7 @@ class Delivery:
             return
         if not bulky.late:
             bulky.late = True
-            self.tally.late(Cause.PEER)
+            self.tally.late(cause)
         if action is not Action.DELIVER_LATE:
             place.give_up(bulky, EndStatus.PAST_DEADLINE)
 

@@ -324,6 +324,22 @@ def test_the_newest_block_is_delivered_however_late_and_says_so():
     assert (rig.lost(), rig.tally.late_peer, rig.tally.sent) == ((0, 0), 1, 1)
 
 
+def test_a_chunk_taken_at_once_but_not_in_time_was_late_by_us():
+    rig = Rig(TURBO)
+    taken = rig.socket.__call__
+
+    def slowly(parts):
+        rig.clock.advance(TURBO.write_deadline_ns + 1)
+        return taken(parts)
+
+    rig.delivery._send = slowly
+    rig.publish(Kind.BLOCK, BULKY)
+    rig.run()
+    [frame] = rig.socket.frames()
+    assert frame.late
+    assert (rig.tally.late_queue, rig.tally.late_peer, rig.lost()) == (1, 0, (0, 0))
+
+
 def test_a_small_newest_frame_stuck_half_way_is_marked_late_in_its_end():
     rig = Rig(TURBO, room=20)
     rig.publish()
