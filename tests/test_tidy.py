@@ -18,6 +18,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 _PACKAGE = "bitcoin_sprint"
 _SOURCE = _ROOT / "engine" / _PACKAGE
 _NATIVE = _ROOT / "native"
+_COMPILED = {"_native", "_hot"}
 
 # Upstream first. A room imports itself and what stands before it; rooms of one line know
 # nothing of each other's insides but may use each other (errors, frames, native).
@@ -112,6 +113,10 @@ def _imports(module: str, *, at_run_time: bool = False) -> frozenset[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module}: relative imports hide the way of the data"
             names = [f"{node.module}.{alias.name}" for alias in node.names]
+            ours = node.module == _PACKAGE and module != _PACKAGE
+            for name in names if ours else []:
+                known = name in _modules() or name.rpartition(".")[2] in _COMPILED
+                assert known, f"{module}: import {name} from the room that it stands in"
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             names = [node.value] if node.value in _modules() else []
         found |= {resolved for name in names if (resolved := _resolve(name))}
@@ -186,17 +191,16 @@ def test_no_module_is_dead():
     assert not dead, f"no entry leads to {sorted(dead)}"
 
 
-def test_only_native_imports_the_compiled_module():
-    users = {
-        module
-        for module in _ALL
-        for node in ast.walk(_tree(module))
-        if (isinstance(node, ast.ImportFrom) and "_native" in (
-            str(node.module).split(".")[-1], *(alias.name for alias in node.names)))
-        or (isinstance(node, ast.Import)
-            and any(alias.name.endswith("._native") for alias in node.names))
-    }  # fmt: skip
-    assert users <= {"bitcoin_sprint.native"}
+def test_only_native_imports_the_compiled_modules():
+    users = set()
+    for module in _ALL:
+        for node in ast.walk(_tree(module)):
+            names = []
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [getattr(node, "module", ""), *(alias.name for alias in node.names)]
+            if any(str(name).rpartition(".")[2] in _COMPILED for name in names):
+                users.add(module)
+    assert users == {"bitcoin_sprint.native"}
 
 
 def test_only_ingest_writes_rings():

@@ -745,6 +745,7 @@ static inline void sp_open_wake(sp_reader *reader)
 {
     char path[256];
     struct stat status;
+    /* SYNC: pairs with the store in sp_writer_set_wake, made once the object is there. */
     uint64_t inode = SP_LOAD_ACQUIRE(&reader->ring->header->wake_inode);
     sp_reader_close(reader);
     reader->wake_inode = inode;

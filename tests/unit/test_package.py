@@ -20,7 +20,10 @@ def test_another_name_is_an_attribute_error():
 
 
 def test_importing_the_package_loads_nothing_else():
-    script = "import sys, bitcoin_sprint; print(sorted(m for m in sys.modules if m.startswith('bitcoin_sprint')))"
+    script = (
+        "import sys, bitcoin_sprint;"
+        "print(sorted(name for name in sys.modules if name.startswith('bitcoin_sprint')))"
+    )
     shown = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     ).stdout
