@@ -154,8 +154,11 @@ class Worker:
 
     def stop(self) -> None:
         """Ask ``run`` to end. Safe from signal handlers and other threads."""
+        # In this order: once the flag is up, `run` may close the descriptor at any moment. It is
+        # never read, so the loop keeps turning until it sees the flag.
+        if not self._epoll.closed:
+            os.eventfd_write(self._wake_fd, 1)
         self._stopping = True
-        os.eventfd_write(self._wake_fd, 1)
 
     def close(self) -> None:
         """Close every port, socket and segment. May be called again."""
