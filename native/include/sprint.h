@@ -544,8 +544,7 @@ static inline int sp_source_name(const sp_ring *ring, uint32_t index, char *name
     return 0;
 }
 
-/* ------------------------------------------------------------------------------------ looking --
- * */
+/* ----------------------------------------------------------------------------------- looking -- */
 
 static inline const sp_descriptor *sp_slot(const sp_ring *ring, uint64_t sequence)
 {
@@ -614,8 +613,7 @@ static inline uint64_t sp_oldest(const sp_ring *ring, uint64_t from)
     return from > head + 1 ? from : head + 1;
 }
 
-/* ------------------------------------------------------------------------------------ reading --
- * */
+/* ----------------------------------------------------------------------------------- reading -- */
 
 /* sp_reader_init: a reader of `ring` whose first frame is `next` (sp_head(ring) + 1 for what is
  * published from now on, sp_oldest(ring, 1) for all that is there). Release with sp_reader_close.
@@ -736,8 +734,7 @@ static inline int sp_poll(sp_reader *reader, sp_frame *frame)
     return SP_OK;
 }
 
-/* ------------------------------------------------------------------------------------ waiting --
- * */
+/* ----------------------------------------------------------------------------------- waiting -- */
 
 /* sp_open_wake opens the .wake object that the ring's writer looks at now. Where it can't be
  * written, wake_fd stays -1 and the reader polls by time. */
@@ -745,7 +742,7 @@ static inline void sp_open_wake(sp_reader *reader)
 {
     char path[256];
     struct stat status;
-    /* SYNC: pairs with the store in sp_writer_set_wake, made once the object is there. */
+    /* SYNC: pairs with the release store of wake_inode in sp_writer_set_wake. */
     uint64_t inode = SP_LOAD_ACQUIRE(&reader->ring->header->wake_inode);
     sp_reader_close(reader);
     reader->wake_inode = inode;

@@ -116,7 +116,8 @@ class Reader(Cursor[Frame]):
         try:
             await self._sleeper
         finally:
-            loop.remove_reader(event_fd)
+            if not self._closed:
+                loop.remove_reader(event_fd)
             self._sleeper = None
 
     def close(self) -> None:
@@ -125,6 +126,9 @@ class Reader(Cursor[Frame]):
             return
         self._closed = True
         self._stop()
+        if self._sleeper is not None and not self._sleeper.done():
+            self._sleeper.get_loop().remove_reader(self._event_fd)
+            self._sleeper.set_exception(Closed("this reader was closed"))
         if self._event_fd >= 0:
             lib.sp_notifier_remove(self._event_fd)
             os.close(self._event_fd)

@@ -19,6 +19,7 @@ import struct
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 
 from bitcoin_sprint.errors import HostError, WriterActive
 from bitcoin_sprint.ring import layout
@@ -73,7 +74,7 @@ def open_locked(path: Path) -> int:
                 continue
             try:
                 if not set_lock(fd, fcntl.F_WRLCK):
-                    raise WriterActive(f"{path}: another living process writes this ring")
+                    _refuse_locked(fd, path)
                 if has_name(fd, path):
                     return fd
             except BaseException:
@@ -81,6 +82,15 @@ def open_locked(path: Path) -> int:
                 raise
             os.close(fd)
     raise HostError(f"{path}: its name changed hands {_LOCK_TRIES_MAX} times while it was opened")
+
+
+def _refuse_locked(fd: int, path: Path) -> NoReturn:
+    """Say who is in the way: a writer, or a reader that set a lock of its own."""
+    asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    found, *_ = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked))
+    if found == fcntl.F_RDLCK:
+        raise HostError(f"{path}: a reader holds a lock on it; end that reader or remove the file")
+    raise WriterActive(f"{path}: another living process writes this ring")
 
 
 def open_or_make(path: Path) -> int | None:

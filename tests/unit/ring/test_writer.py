@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import multiprocessing
 import os
@@ -17,7 +18,7 @@ from ring_tools import objects, publish
 from bitcoin_sprint.errors import Closed, HostError, RingError, WriterActive
 from bitcoin_sprint.frames import Chain, Kind, Level
 from bitcoin_sprint.native import crc32c
-from bitcoin_sprint.ring import Ring, Writer, layout
+from bitcoin_sprint.ring import Ring, Writer, layout, segment
 
 Make = Callable[..., Writer]
 
@@ -128,6 +129,19 @@ def test_a_second_writer_is_refused_while_the_first_lives(
     publish(writer)
     writer.close()
     assert make_writer().epoch == 1
+
+
+def test_a_lock_that_a_reader_set_is_told_apart_from_a_writers(
+    writer: Writer, make_writer: Make, instance: str
+) -> None:
+    writer.close(unlink=False)
+    path = layout.segment_path(instance, "blocks")
+    with open(path, "rb") as file:
+        assert segment.set_lock(file.fileno(), fcntl.F_RDLCK)
+        assert not Ring.attach(instance, "blocks").writer_alive()
+        with pytest.raises(HostError, match="a reader holds a lock on it"):
+            make_writer()
+    assert make_writer().epoch == 2
 
 
 def test_two_writers_started_at_once_end_with_one(instance: str) -> None:
