@@ -21,13 +21,15 @@ from bench.contestants.iceoryx2_pubsub import Iceoryx2
 from bench.contestants.pyzmq_ipc import PyzmqIpc
 from bench.contestants.queues import MultiprocessingQueue
 from bench.contestants.ring import CRing, PythonRing
-from bench.cores import share_a_physical_core, two_cores
+from bench.cores import await_quiet, share_a_physical_core, two_cores
 from bench.oneway import PERCENTILES, Contestant, Load, Sample, measure, percentile
 from bench.report import Effort, Report, Row, grid, progress
 
 _SMALL_NS, _MIDDLE_NS, _LARGE_NS = 100_000, 300_000, 4_000_000
 _ROUNDS = {Effort.FULL: 9, Effort.QUICK: 5, Effort.SMOKE: 1}
 _ROUND_SECONDS = {Effort.FULL: 1.2, Effort.QUICK: 0.4, Effort.SMOKE: 0.05}
+_QUIET_SECONDS = 0.3  # at most waited for a quiet machine before a round
+_BUSY_SHARE = 0.3
 _TRIAL_SECONDS = {Effort.FULL: 0.5, Effort.QUICK: 0.2, Effort.SMOKE: 0.02}
 _80_B = "80 B"
 _LOOKED_AT = "1 MiB looked at, from the commit,"
@@ -108,6 +110,9 @@ def _take_turns(
     gathered: dict[str, list[Sample]] = {}
     for turn in range(rounds):
         progress(f"{label.rstrip(',')}: round {turn + 1} of {rounds}")
+        busy = await_quiet(cores, _QUIET_SECONDS)
+        if busy > _BUSY_SHARE:
+            progress(f"something else keeps a core {busy:.0%} busy: expect its time, not ours")
         floors.append(native_ends.half_round_trip_ns(cores))
         for make in contestants:
             contestant = make()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
+
+_QUIET_SHARE = 0.2
 
 
 def two_cores() -> tuple[int, int]:
@@ -40,3 +43,36 @@ def _siblings(core: int) -> set[int]:
         first, _, last = part.partition("-")
         siblings.update(range(int(first), int(last or first) + 1))
     return siblings
+
+
+def await_quiet(cores: tuple[int, int], seconds: float) -> float:
+    """Waits until nothing else keeps the cores busy, at most ``seconds``; what share does still.
+
+    Two spinning processes measure each other only while both run: whatever else is on their cores
+    shows as milliseconds in their medians.
+    """
+    give_up = time.monotonic() + seconds
+    while True:
+        share = _busy_share(set(cores), 0.1)
+        if share < _QUIET_SHARE or time.monotonic() > give_up:
+            return share
+
+
+def _busy_share(cores: set[int], seconds: float) -> float:
+    """How busy the busiest of the cores is over that time, 0 to 1."""
+    before = _idle_ticks(cores)
+    time.sleep(seconds)
+    after = _idle_ticks(cores)
+    span = seconds * os.sysconf("SC_CLK_TCK")
+    idle = min(after[core] - before[core] for core in cores)
+    return max(0.0, 1 - idle / span)
+
+
+def _idle_ticks(cores: set[int]) -> dict[int, int]:
+    """Idle ticks by core, out of /proc/stat; waiting for a disk is idle."""
+    ticks = {}
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *fields = line.split()
+        if name.startswith("cpu") and name != "cpu" and int(name[3:]) in cores:
+            ticks[int(name[3:])] = int(fields[3]) + int(fields[4])
+    return ticks
