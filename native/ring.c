@@ -100,7 +100,9 @@ static uint32_t sp_gather(uint8_t *to, const sp_part *parts, uint64_t part_count
         while (left > 0) {
             uint64_t count = left < COPY_CHUNK_BYTES ? left : COPY_CHUNK_BYTES;
             SP_PAYLOAD_COPY(to, from, count);
-            crc = sp_crc32c(crc, to, count);
+            /* Of what was copied, which nobody can change meanwhile; but a short payload's bytes
+             * may wait long for their lines, and reading them back would wait as well. */
+            crc = sp_crc32c(crc, count < NON_TEMPORAL_BYTES ? from : to, count);
             to += count;
             from += count;
             left -= count;

@@ -7,16 +7,16 @@ import ctypes
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
 from bench import native_ends, oneway
-from bench.oneway import Latencies, Load, PythonWriting
+from bench.oneway import Latencies, Load, Writing
 from bitcoin_sprint.errors import NotRunningError
 from bitcoin_sprint.frames import Kind, Level
 from bitcoin_sprint.native import ffi, lib
-from bitcoin_sprint.ring import Reader, Reservation, Ring, Writer
+from bitcoin_sprint.ring import Reader, Ring, Writer
 
 _HASH = bytes(32)
 _SLOTS = 4096
@@ -29,8 +29,6 @@ _CORE_CALLS = (  # in the order of struct core_calls
     "sp_reservation_commit",
 )
 _instances = itertools.count()
-
-Send = Callable[[bytearray], object]
 
 
 def _new_instance() -> str:
@@ -47,11 +45,10 @@ class PythonRing:
         self._instance = _new_instance()
 
     @contextlib.contextmanager
-    def writing(self, load: Load) -> Iterator[PythonWriting]:
+    def writing(self, load: Load) -> Iterator[Writing]:
         """The writer of a ring of its own."""
         with _writer(self._instance) as writer:
-            send, stage = (_committing if load.from_commit else _publishing)(writer)
-            yield PythonWriting(load, send, stage)
+            yield _Committing(load, writer) if load.from_commit else _Publishing(load, writer)
 
     @contextlib.contextmanager
     def reading(self, load: Load) -> Iterator[_WholeReading]:
@@ -117,33 +114,6 @@ class CRing:
         native_ends.library().ends_close(handle)
 
 
-class _CWriting:
-    def __init__(self, writer: Writer, load: Load) -> None:
-        self._writer = writer
-        self._load = load
-        self._payload = np.zeros(load.size, dtype=np.uint8)
-        self._calls = (ctypes.c_void_p * len(_CORE_CALLS))(
-            *(int(ffi.cast("uintptr_t", ffi.addressof(lib, name))) for name in _CORE_CALLS)
-        )
-
-    def send_now(self, index: int) -> None:
-        """Sends one message without a due time."""
-        self._payload[:16] = np.frombuffer(np.array([0, index], dtype=np.int64), dtype=np.uint8)
-        self._writer.publish(Kind.BLOCK, self._payload.tobytes(), hash=_HASH, level=Level.MERKLE)
-
-    def send_all(self, start_ns: int) -> None:
-        """Sends the load's messages by its timetable."""
-        load = self._load
-        writer = int(ffi.cast("uintptr_t", self._writer._c))
-        address = self._payload.ctypes.data
-        code = native_ends.library().ends_write(
-            self._calls, writer, address, load.size, load.count, start_ns, load.interval_ns,
-            load.from_commit,
-        )  # fmt: skip
-        if code < 0:
-            raise OSError(f"the writer refused: {code}")
-
-
 class _CReading:
     def __init__(self, handle: int, load: Load) -> None:
         self._handle = handle
@@ -183,32 +153,71 @@ def _attach(instance: str) -> Ring:
             time.sleep(0.001)
 
 
-def _publishing(writer: Writer) -> tuple[Send, Send]:
-    """Send and stage: the payload is bytes beforehand, as it is out of a socket."""
-    staged: list[bytes] = [b""]
-    publish, kind, level = writer.publish, int(Kind.BLOCK), int(Level.MERKLE)
+class _Publishing:
+    """``Writer.publish`` on a timetable."""
 
-    def stage(payload: bytearray) -> None:
-        staged[0] = bytes(payload)
+    def __init__(self, load: Load, writer: Writer) -> None:
+        self._load = load
+        self._writer = writer
 
-    def send(_payload: bytearray) -> None:
-        publish(kind, staged[0], hash=_HASH, level=level)
+    def send_now(self, index: int) -> None:
+        """Sends one message without a due time."""
+        self._send(0, index)
 
-    return send, stage
+    def send_all(self, start_ns: int) -> None:
+        """Sends the load's messages by its timetable; as ``PythonWriting``, called directly."""
+        clock, pack, publish = time.monotonic_ns, oneway.STAMP.pack_into, self._writer.publish
+        kind, level, interval_ns = int(Kind.BLOCK), int(Level.MERKLE), self._load.interval_ns
+        payload, due = bytearray(self._load.size), start_ns
+        for index in range(self._load.count):
+            pack(payload, 0, due, index)
+            while clock() < due:
+                pass
+            publish(kind, payload, hash=_HASH, level=level)
+            due += interval_ns
+
+    def _send(self, due_ns: int, index: int) -> None:
+        payload = oneway.STAMP.pack(due_ns, index).ljust(self._load.size, b"\0")
+        self._writer.publish(Kind.BLOCK, payload, hash=_HASH, level=Level.MERKLE)
 
 
-def _committing(writer: Writer) -> tuple[Send, Send]:
-    """Send and stage: the payload is received into the arena beforehand."""
-    staged: list[Reservation] = []
-    kind, level = int(Kind.BLOCK), int(Level.MERKLE)
+class _Committing(_Publishing):
+    """Reserve and fill beforehand, ``Reservation.commit`` on a timetable."""
 
-    def stage(payload: bytearray) -> None:
-        reservation = writer.reserve(len(payload))
-        reservation.buffer[:] = payload
-        reservation.advance(len(payload))
-        staged.append(reservation)
+    def send_all(self, start_ns: int) -> None:
+        """Sends the load's messages by its timetable."""
+        clock, pack = time.monotonic_ns, oneway.STAMP.pack_into
+        kind, level, interval_ns = int(Kind.BLOCK), int(Level.MERKLE), self._load.interval_ns
+        payload, due = bytearray(self._load.size), start_ns
+        for index in range(self._load.count):
+            pack(payload, 0, due, index)
+            reservation = self._writer.reserve(len(payload))
+            reservation.buffer[:] = payload
+            reservation.advance(len(payload))
+            while clock() < due:
+                pass
+            reservation.commit(kind, hash=_HASH, level=level)
+            due += interval_ns
 
-    def send(_payload: bytearray) -> None:
-        staged.pop().commit(kind, hash=_HASH, level=level)
 
-    return send, stage
+class _CWriting(_Publishing):
+    """The compiled core called by a loop in C."""
+
+    def __init__(self, writer: Writer, load: Load) -> None:
+        super().__init__(load, writer)
+        self._payload = np.zeros(load.size, dtype=np.uint8)
+        self._calls = (ctypes.c_void_p * len(_CORE_CALLS))(
+            *(int(ffi.cast("uintptr_t", ffi.addressof(lib, name))) for name in _CORE_CALLS)
+        )
+
+    def send_all(self, start_ns: int) -> None:
+        """Sends the load's messages by its timetable."""
+        load = self._load
+        writer = int(ffi.cast("uintptr_t", self._writer._c))
+        address = self._payload.ctypes.data
+        code = native_ends.library().ends_write(
+            self._calls, writer, address, load.size, load.count, start_ns, load.interval_ns,
+            load.from_commit,
+        )  # fmt: skip
+        if code < 0:
+            raise OSError(f"the writer refused: {code}")
