@@ -26,7 +26,7 @@ from bench.oneway import PERCENTILES, Contestant, Load, Sample, measure, percent
 from bench.report import Effort, Report, Row, grid, progress
 
 _SMALL_NS, _MIDDLE_NS, _LARGE_NS = 100_000, 300_000, 4_000_000
-_ROUNDS = {Effort.FULL: 9, Effort.QUICK: 5, Effort.SMOKE: 1}
+_ROUNDS = {Effort.FULL: 9, Effort.QUICK: 4, Effort.SMOKE: 1}
 _ROUND_SECONDS = {Effort.FULL: 1.2, Effort.QUICK: 0.4, Effort.SMOKE: 0.05}
 _QUIET_SECONDS = 0.3  # at most waited for a quiet machine before a round
 _BUSY_SHARE = 0.3
