@@ -130,7 +130,10 @@ class Retract(msgspec.Struct, frozen=True):
 
 class Mempool(msgspec.Struct, frozen=True):
     """Payload of a MEMPOOL frame: action u8, 7 zero, the node's mempool sequence u64, then the raw
-    transaction to the payload's end (empty where it was removed or its body is not known)."""
+    transaction to the payload's end (empty where it was removed or its body is not known).
+
+    A sequence of 0 (Core begins at 1): the node does not publish ``sequence``, and only told of the
+    transaction; then nothing is said of what leaves the mempool."""
 
     action: MempoolAction
     mempool_sequence: int

@@ -12,10 +12,12 @@ import time
 from collections.abc import Awaitable, Callable
 
 from bitcoin_sprint.errors import FeedError
+from bitcoin_sprint.frames import MempoolAction
 from bitcoin_sprint.ingest.feed import Sink, Source, Stamps, Verdict
 from bitcoin_sprint.ingest.node_resync import HeaderSync
 from bitcoin_sprint.ingest.node_rpc import NodeRpc, shown
 from bitcoin_sprint.ingest.rpc import RpcError
+from bitcoin_sprint.validate import is_coinbase
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +55,7 @@ class NodeFetch:
         self._spawn(self._fetch_way, hash)
 
     def transaction(self, txid: bytes) -> None:
-        """Fetch a transaction of the mempool."""
+        """Fetch a transaction that entered the mempool, and say so."""
         self._spawn(self._fetch_transaction, txid)
 
     def close(self) -> None:
@@ -84,8 +86,8 @@ class NodeFetch:
 
     async def _fetch_transaction(self, txid: bytes) -> None:
         (raw,) = await self._rpc.transactions([txid])
-        if raw is not None:
-            self._sink.on_transaction(self._source, raw, verified=True)
+        if raw is not None and not is_coinbase(raw):
+            self._sink.on_mempool(self._source, MempoolAction.ADDED, txid, 0, raw)
 
     def _spawn(self, fetch: Callable[[bytes], Awaitable[None]], hash: bytes) -> None:
         task = asyncio.get_running_loop().create_task(self._guard(fetch, hash))

@@ -166,11 +166,11 @@ class NodeOrder:
         self.is_held = True
 
     def release(self, floor: int | None = None, settled: Collection[bytes] = ()) -> None:
-        """Go on. After a snapshot: ``floor`` is its mempool sequence number, ``settled`` its tip
-        and blocks below. Without one (it failed) nothing is left out."""
+        """Go on. After a snapshot: ``floor`` is its mempool sequence number (None: the mempool is
+        not followed), ``settled`` its tip and blocks below. Without one nothing is left out."""
         if floor is not None:
             self._floor = floor
-            self._settled = set(settled)
+        self._settled = set(settled)
         self.is_held = False
         self._drain()
 

@@ -115,6 +115,8 @@ class NodeResync:
     async def prune(self) -> None:
         """Take what was mined out of ``order.mempool``, some blocks at a time. Raises FeedError."""
         connected = self._order.connected
+        if not self._order.mempool:
+            connected.clear()
         for _ in range(min(len(connected), PRUNED_BLOCKS)):
             hash = connected[0]
             txids = await self._txids(hash)

@@ -101,7 +101,7 @@ class ZmqFeed:
         self._topics = NodeTopics(node.addresses)
         self._watch = SilenceWatch(source.name)
         self._messages = NodeMessages(
-            sink, source, self._topics, self._watch, self._order, self._fetch
+            sink, source, network, self._topics, self._watch, self._order, self._fetch
         )
         self._trouble = Trouble(source.name)
         self._resync_due = False

@@ -55,6 +55,10 @@ class NodeTopics:
             return True
         return home is line
 
+    def is_home(self, topic: bytes, line: ZmqLine) -> bool:
+        """Whether the topic is taken from ``line``, as far as is known."""
+        return self._homes.get(topic) is line
+
     def forget(self, line: ZmqLine) -> None:
         """``line`` broke; its topics may come by another from now on."""
         self._homes = {topic: home for topic, home in self._homes.items() if home is not line}

@@ -7,8 +7,9 @@ their frames' stamps, which one writer hands out strictly increasing, and what a
 messages a transaction) is sent in slices, so that it holds up nobody.
 
 What is published
-- MEMPOOL added: hashtx, rawtx, sequence A. MEMPOOL removed: sequence R. Of several nodes ingest
-  lets one at a time have its word, so these tell of one mempool.
+- MEMPOOL added: hashtx, rawtx, sequence A (no sequence where the node gave no number). MEMPOOL
+  removed: sequence R. Of several nodes ingest lets one at a time have its word, so these tell of
+  one mempool.
 - TIP connected or disconnected, of the level configured: hashtx and rawtx of each transaction in
   block order, then sequence C or D; connected ones also hashblock and rawblock.
 - TX frames never: no node of ours vouches for them.
@@ -172,6 +173,8 @@ class CoreTopics:
                 self.message(b"rawtx", change.raw)
             else:
                 self._skip(b"rawtx", 1)
+            if not change.mempool_sequence:
+                return  # a node that publishes no ``sequence``: it would be our invention
         number = _MEMPOOL_SEQUENCE.pack(change.mempool_sequence)
         self.message(b"sequence", txid + bytes([change.action]) + number)
 

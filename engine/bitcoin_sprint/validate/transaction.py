@@ -7,6 +7,14 @@ from bitcoin_sprint.chains.bitcoin import MAIN
 from bitcoin_sprint.errors import TransactionRefused
 from bitcoin_sprint.native import ffi, lib
 
+_NO_OUTPOINT = bytes(32) + b"\xff" * 4
+
+
+def is_coinbase(raw: bytes) -> bool:
+    """Whether a proved transaction is a coinbase: one input, which spends nothing."""
+    inputs = 6 if raw[4:6] == b"\0\1" else 4
+    return raw[inputs : inputs + 37] == b"\1" + _NO_OUTPOINT
+
 
 def prove_transaction(raw: bytes | memoryview, network: Network = MAIN) -> tuple[bytes, bytes]:
     """Parse one transaction that fills ``raw`` and check every context-free rule of Bitcoin Core.

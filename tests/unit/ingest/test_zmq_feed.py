@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -132,21 +132,62 @@ async def test_rawblock_alone_will_do(node: ScriptedNode) -> None:
         assert run.state("blocks_fetched") == 0
 
 
-async def test_rawtx_without_sequence_gives_verified_transactions(node: ScriptedNode) -> None:
-    node.topics = (RAWTX,)
+async def test_rawtx_without_sequence_tells_the_mempool_unnumbered_and_once(
+    node: ScriptedNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    node.topics = (RAWTX, HASHBLOCK)
     async with running(node) as run:
+        await run.until(lambda: node.mine() and run.sink.tips[1:])  # where its blocks come from
         made = node.add_transactions(10)
-        await run.until(lambda: len(run.sink.transactions) == 10)
-        assert run.sink.transactions == {each.txid: each.raw for each in made}
-        assert not run.sink.changes
+        await run.until(lambda: len(run.sink.changes) == 10)
+        block = node.mine()
+        node.reorganise(1)
+        (last,) = node.add_transactions(1)
+        await run.until(lambda: ("A", last.txid) in run.sink.changes)
+        told = [Said("A", each.txid, 0, each.raw) for each in (*made, last)]
+        assert [word for word in run.sink.said if word.what in "AR"] == told
+        assert block.coinbase.txid in run.sink.transactions
+    assert sum("-zmqpubsequence" in record.message for record in caplog.records) == 1
+
+
+async def test_what_a_node_tells_while_it_is_asked_is_not_taken_back(
+    node: ScriptedNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.topics = (HASHBLOCK, RAWBLOCK)
+    async with running(node) as run:
+        node.mine()
+        await run.until(lambda: len(run.sink.tips) == 2)
+        asked = node.answer
+
+        def answer(method: str, params: Sequence[Any]) -> Any:
+            result = asked(method, params)
+            if method == "getblockhash" and not node.drops:  # it has said where it stands
+                node.drops = {b"none"}
+                node.mine()
+            return result
+
+        monkeypatch.setattr(node.rpc, "_answer", answer)
+        node.drops = {RAWBLOCK}
+        node.mine()
+        node.drops = set()
+        newest = node.mine()
+        await run.until(lambda: run.state("resyncs") == 2)
+        await run.until(lambda: run.sink.tips[-1] == ("C", node.chain.tip))
+        assert newest.hash != node.chain.tip
+        told = [node.chain.height_of(hash) for _, hash in run.sink.tips if hash]
+        assert told == sorted(told)
 
 
 async def test_hashtx_alone_has_its_bodies_fetched(node: ScriptedNode) -> None:
     node.topics = (HASHTX,)
     async with running(node) as run:
         made = node.add_transactions(5)
-        await run.until(lambda: len(run.sink.transactions) == 5)
-        assert run.sink.transactions == {each.txid: each.raw for each in made}
+        await run.until(lambda: len(run.sink.changes) == 5)
+        node.mine(count=2)
+        (last,) = node.add_transactions(1)
+        await run.until(lambda: len(run.sink.changes) == 6)
+        made.append(last)
+        assert run.sink.said[1:] == [Said("A", each.txid, 0, each.raw) for each in made]
 
 
 async def test_sequence_without_rawtx_has_its_bodies_fetched_in_order(node: ScriptedNode) -> None:

@@ -112,6 +112,16 @@ def test_the_mempool_is_told_as_a_node_tells_it(rings, rig):
     ]
 
 
+def test_a_node_without_sequence_has_its_transactions_told_and_no_number_invented(rings, rig):
+    added = Mempool(MempoolAction.ADDED, 0, b"raw").pack()
+    rings.publish(Kind.MEMPOOL, added, hash=HASH)
+    rig.run()
+    assert [(topic, body) for topic, body, _ in rig.messages] == [
+        ("hashtx", HASH[::-1]),
+        ("rawtx", b"raw"),
+    ]
+
+
 def test_transactions_of_peers_stay_off(rings, rig):
     rings.publish(Kind.TX, b"raw", hash=HASH)
     rings.publish(Kind.HEADER, bytes(80), hash=HASH)
