@@ -150,7 +150,7 @@ class BlockFrames:
         )
         self._note_tip(level, action, entry.hash, entry.parent)
 
-    def retract(self, entry: HeaderEntry, reason: str, source: Source) -> bool:
+    def retract(self, entry: HeaderEntry, reason: str, source: Source, level: Level) -> bool:
         """Withdraw what was said about a block; False when nothing was."""
         sequence = self._blocks.get(entry.hash) or self._headers.get(entry.hash)
         if not sequence:
@@ -161,7 +161,7 @@ class BlockFrames:
             payload.pack(),
             hash=entry.hash,
             height=entry.height,
-            level=Level.CONNECTED,
+            level=level,
             chain=self._chain,
             source=source.index,
         )

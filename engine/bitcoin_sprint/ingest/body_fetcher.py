@@ -127,6 +127,10 @@ class BodyFetcher:
         """A proved copy is here; nobody is asked any more."""
         self._requests.pop(hash, None)
 
+    def give_up(self, hash: bytes) -> None:
+        """No copy of it can be right; nobody is asked any more."""
+        self._requests.pop(hash, None)
+
     def failed(self, hash: bytes, source: Source) -> None:
         """The copy that ``source`` sent was wrong, or it can't send one: ask another at once."""
         request = self._requests.get(hash)

@@ -73,7 +73,7 @@ class ChainFrames:
         return self._tip.missing(limit)
 
     def is_refused(self, hash: bytes) -> bool:
-        """Return whether a trusted node refused the block or one below it."""
+        """Return whether the block or one below it was refused."""
         return self._tip.is_refused(hash)
 
     def note_headers(self, entered: Sequence[HeaderEntry]) -> None:
@@ -122,15 +122,16 @@ class ChainFrames:
         self._blocks.publish_tip(step.action, step.entry, Level.CONNECTED, source.index)
         self._counters.tips_published.add()
 
-    def refuse(self, entry: HeaderEntry, reason: str, source: Source) -> None:
-        """Withdraw a block that a trusted node refused, and what builds on it."""
+    def refuse(self, entry: HeaderEntry, reason: str, source: Source, level: Level) -> None:
+        """Withdraw a block and what builds on it: a trusted node refused it (``level`` connected),
+        or no copy of it can be proved (merkle)."""
         steps = self._tip.refuse(entry.hash)
         for published in self._blocks.published_headers():
             withdrawn = self._chain.get(published)
             if withdrawn is None or not is_ancestor(self._chain, entry, published):
                 continue
             word = reason if published == entry.hash else "bad-prevblk"
-            if self._blocks.retract(withdrawn, word, source):
+            if self._blocks.retract(withdrawn, word, source, level):
                 self._counters.retracts_published.add()
         self._publish_steps(steps, source)
 

@@ -6,7 +6,8 @@ each step is a TIP frame. What is still lacking is asked for (``body_fetcher``).
 nodes take their own way (``node_words``), transactions theirs (``transaction_frames``).
 
 Everything runs in one thread and nothing waits. A wrong copy condemns that copy and its sender,
-never the hash: nothing is remembered of it but the count.
+not the hash: nothing is remembered of it but the count. Only where the header itself commits to
+what is wrong (``BlockRefused.mutated`` is false) is the block taken back, as a node's refusal is.
 """
 
 from __future__ import annotations
@@ -199,7 +200,7 @@ class Intake:
         """A trusted node found a block invalid: withdraw it and what builds on it."""
         entry = self.chain.get(hash)
         if source.trusted and entry is not None and not self._chain_frames.is_refused(hash):
-            self._chain_frames.refuse(entry, reason, source)
+            self._chain_frames.refuse(entry, reason, source, Level.CONNECTED)
             self._ask_for_missing()
 
     def on_body_failed(self, source: Source, hash: bytes) -> None:
@@ -324,7 +325,13 @@ class Intake:
             proved = prove_block(raw, self.network, height=entry.height)
         except BlockRefused as error:
             self._counters.block_refused(source)
-            self._fetcher.failed(entry.hash, source)
+            if error.mutated:
+                self._fetcher.failed(entry.hash, source)
+            else:
+                # The header commits to what is wrong: no other copy could be right.
+                self._fetcher.give_up(entry.hash)
+                self._chain_frames.refuse(entry, error.reason, source, Level.MERKLE)
+                self._ask_for_missing()
             return Outcome(Verdict.REFUSED, entry.hash, error.reason, punish=True)
         self._counters.prove_ns.record(time.monotonic_ns() - started_ns)
         self._publish_block(source, entry, raw, proved, stamps)

@@ -24,7 +24,7 @@ from regtest_blocks import (
     with_wrong_witness,
 )
 
-from bitcoin_sprint.frames import Flag, Kind, Level, Tip
+from bitcoin_sprint.frames import Flag, Kind, Level, Retract, Tip
 from bitcoin_sprint.ingest.feed import Stamps, Verdict
 
 
@@ -103,14 +103,30 @@ def test_after_a_wrong_copy_another_source_is_asked_at_once(start: Rigs) -> None
     assert other.asked == [block.hash]
 
 
-def test_an_invalid_block_that_is_no_mutation_is_refused_with_its_reason(start: Rigs) -> None:
+def test_an_invalid_block_that_is_no_mutation_is_refused_with_its_reason_and_taken_back(
+    start: Rigs,
+) -> None:
     rig = start.start()
+    other = rig.feed(OTHER_PEER)
     liar = next_block(claimed_height=7)
     outcome = rig.intake.on_block(PEER, liar.raw)
     assert (outcome.verdict, outcome.reason) == (Verdict.REFUSED, "bad-cb-height")
     assert outcome.punish
     assert rig.intake.tip.hash == REGTEST.genesis_hash
     assert rig.count("source.peer-a.blocks_refused") == 1
+    header, retract = rig.frames()
+    assert (header.kind, header.hash) == (Kind.HEADER, liar.hash)
+    assert (retract.kind, retract.hash, retract.level) == (Kind.RETRACT, liar.hash, Level.MERKLE)
+    assert isinstance(retract.payload, Retract)
+    assert (retract.payload.sequence, retract.payload.reason) == (header.sequence, "bad-cb-height")
+    # Nobody is asked for it, punished for what stands on it, or kept from the honest branch.
+    rig.advance(60)
+    assert other.asked == []
+    above = rig.intake.on_headers(OTHER_PEER, [next_block(liar).header])
+    assert not above.punish
+    honest = next_block(words="honest")
+    assert rig.intake.on_block(OTHER_PEER, honest.raw).verdict is Verdict.ACCEPTED
+    assert moves(rig.frames()) == [("C", honest.hash)]
 
 
 @pytest.mark.parametrize("raw", [b"", b"\x00" * 80, b"\xff" * 500])
