@@ -1,8 +1,8 @@
 """Which feed is asked for which body: one at first, all when it does not deliver.
 
 A block's body is 1 to 4 MB, so asking everyone at once would make each copy slower; but no
-source may hold a block back. So one is asked, and after a bound all others are, then all again
-at longer intervals for as long as the body is wanted.
+source may hold a block back. So one is asked, at the tip soon a second and a third, after a bound
+all others, then all again at longer intervals for as long as the body is wanted.
 """
 
 from __future__ import annotations
@@ -15,6 +15,11 @@ from typing import Any, Final
 
 from bitcoin_sprint.ingest.feed import Feed, Source, SourceKind
 
+HELP_AFTER_S: Final = (0.25, 0.75)
+"""How long the first source asked for a block at the tip has, before a second is asked as well, and
+a third: whoever announced it first and keeps it delays it by no more."""
+HELPED_MAX: Final = 2
+"""With more bodies wanted than these we are catching up: then each copy counts, none hurries."""
 RACE_AFTER_S: Final = 2.0
 """How long the first source asked has, before all others are asked too."""
 RETRY_AFTER_S: Final = 10.0
@@ -32,22 +37,38 @@ Spawn = Callable[[Coroutine[Any, Any, None]], object]
 class _Request:
     """One body that is wanted, and whom it was asked of (by source index)."""
 
-    __slots__ = ("asked", "asked_at", "demanded_by", "hash", "raced", "rounds", "since")
+    __slots__ = (
+        "asked",
+        "asked_at",
+        "demanded_by",
+        "first_asked_at",
+        "hash",
+        "raced",
+        "rounds",
+        "since",
+    )
 
     def __init__(self, hash: bytes, now: float) -> None:
         self.hash = hash
         self.since = now
         self.asked: set[int] = set()
         self.asked_at = now
+        self.first_asked_at = now
         self.raced = False
         self.rounds = 0
         self.demanded_by: Source | None = None
 
-    @property
-    def wait_s(self) -> float:
+    def is_race_due(self, now: float) -> bool:
         if not self.raced:
-            return RACE_AFTER_S
-        return float(min(RETRY_AFTER_S * 2**self.rounds, RETRY_AFTER_MAX_S))
+            return now - self.first_asked_at >= RACE_AFTER_S
+        wait_s = float(min(RETRY_AFTER_S * 2**self.rounds, RETRY_AFTER_MAX_S))
+        return now - self.asked_at >= wait_s
+
+    def is_help_due(self, now: float) -> bool:
+        helpers = len(self.asked) - 1
+        if self.raced or helpers >= len(HELP_AFTER_S):
+            return False
+        return now - self.first_asked_at >= HELP_AFTER_S[helpers]
 
 
 class BodyFetcher:
@@ -146,8 +167,10 @@ class BodyFetcher:
                 del self._requests[request.hash]
             elif not request.asked:
                 self._ask_one(request)
-            elif now - request.asked_at >= request.wait_s:
+            elif request.is_race_due(now):
                 self._ask_all_others(request)
+            elif len(self._requests) <= HELPED_MAX and request.is_help_due(now):
+                self._ask_one(request)
 
     def _request(self, hash: bytes) -> _Request | None:
         request = self._requests.get(hash)
@@ -192,8 +215,10 @@ class BodyFetcher:
         self._spawn(self._fetch(request.hash, feed))
 
     def _note_asked(self, request: _Request, index: int) -> None:
-        request.asked.add(index)
         request.asked_at = self._clock()
+        if not request.asked:
+            request.first_asked_at = request.asked_at
+        request.asked.add(index)
         self.asked_count += 1
 
     async def _fetch(self, hash: bytes, feed: Feed) -> None:

@@ -31,18 +31,41 @@ class Desk:
         self.fetcher.tick()
 
 
-def test_one_is_asked_at_first_and_all_others_after_the_bound() -> None:
-    desk = Desk(PEER, OTHER_PEER, THIRD_PEER)
+def test_one_is_asked_at_first_two_more_soon_and_all_others_after_the_bound() -> None:
+    desk = Desk(PEER, OTHER_PEER, THIRD_PEER, NODE)
     desk.fetcher.want([A])
-    assert desk.asked() == [[A], [], []]
-    desk.advance(1.9)
-    assert desk.asked() == [[A], [], []]
-    desk.advance(0.2)
-    assert desk.asked() == [[A], [A], [A]]
+    desk.advance(0.24)
+    assert desk.asked() == [[A], [], [], []]
+    desk.advance(0.02)
+    assert desk.asked() == [[A], [A], [], []]
+    desk.advance(0.48)
+    assert desk.asked() == [[A], [A], [], []]
+    desk.advance(0.02)
+    assert desk.asked() == [[A], [A], [A], []]
+    desk.advance(1.2)
+    assert desk.asked() == [[A], [A], [A], []]
+    desk.advance(0.1)
+    assert desk.asked() == [[A], [A], [A], [A]]
     desk.advance(5)
-    assert desk.asked() == [[A], [A], [A]]
+    assert desk.asked() == [[A], [A], [A], [A]]
     desk.advance(6)
-    assert desk.asked() == [[A, A], [A, A], [A, A]]
+    assert desk.asked() == [[A, A], [A, A], [A, A], [A, A]]
+
+
+def test_a_peer_that_books_a_new_block_and_keeps_it_delays_it_by_a_quarter_second() -> None:
+    desk = Desk(PEER, OTHER_PEER)
+    assert desk.fetcher.book([A], PEER) == [A]
+    desk.advance(0.26)
+    assert desk.asked() == [[], [A]]
+
+
+def test_while_catching_up_nobody_is_asked_for_a_second_copy_before_the_bound() -> None:
+    desk = Desk(PEER, OTHER_PEER)
+    desk.fetcher.want([A, B, C])
+    desk.advance(1.9)
+    assert desk.asked() == [[A, C], [B]]
+    desk.advance(0.2)
+    assert desk.asked() == [[A, C, B], [B, A, C]]
 
 
 def test_bodies_are_spread_over_the_feeds() -> None:
