@@ -6,7 +6,7 @@ the same two cores, measured at the same time: nothing can be quicker than that.
 
 Every contestant has a short round in turn, several times over; a figure is the median of the
 rounds' own percentiles, so that a round which something else on the machine disturbed does not
-speak for the rest. Tails are as long as a round: 12,000 messages for the small sizes in a full run.
+speak for the rest. Tails are as long as a round: 24,000 messages for the small sizes in a full run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from bench.cores import await_quiet, share_a_physical_core, two_cores
 from bench.oneway import PERCENTILES, Contestant, Load, Sample, measure, percentile
 from bench.report import Effort, Report, Row, grid, progress
 
-_SMALL_NS, _MIDDLE_NS, _LARGE_NS = 100_000, 300_000, 4_000_000
+_SMALL_NS, _MIDDLE_NS, _LARGE_NS = 50_000, 300_000, 4_000_000
 _ROUNDS = {Effort.FULL: 9, Effort.QUICK: 4, Effort.SMOKE: 1}
 _ROUND_SECONDS = {Effort.FULL: 1.2, Effort.QUICK: 0.4, Effort.SMOKE: 0.05}
 _QUIET_SECONDS = 0.3  # at most waited for a quiet machine before a round

@@ -15,7 +15,8 @@ from typing import Any
 
 from bench.oneway import Load, Payload, PythonReading, PythonWriting
 
-_BUFFERED = 64
+_BUFFERED_BYTES = 64 << 20  # as much as fits, so that a stalled reader loses little
+_BUFFERED_MAX = 1024
 
 
 class Iceoryx2:
@@ -46,7 +47,7 @@ class Iceoryx2:
     def reading(self, load: Load) -> Iterator[PythonReading]:
         """A subscriber polled in a loop."""
         service = self._service(load)
-        subscriber = service.subscriber_builder().buffer_size(_BUFFERED).create()
+        subscriber = service.subscriber_builder().buffer_size(_buffered(load)).create()
         yield PythonReading(load, _polling(subscriber, load.size))
         del subscriber, service
 
@@ -61,8 +62,12 @@ class Iceoryx2:
         self._node = node
         name = iox.ServiceName.new(f"{self._service_name}-{load.size}")
         builder = node.service_builder(name).publish_subscribe(message)
-        builder = builder.enable_safe_overflow(True).subscriber_max_buffer_size(_BUFFERED)
+        builder = builder.enable_safe_overflow(True).subscriber_max_buffer_size(_buffered(load))
         return builder.history_size(0).max_publishers(1).max_subscribers(1).open_or_create()
+
+
+def _buffered(load: Load) -> int:
+    return min(_BUFFERED_MAX, _BUFFERED_BYTES // load.size)
 
 
 def _loaning(publisher: Any, size: int) -> Callable[[bytearray], object]:
