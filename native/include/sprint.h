@@ -431,6 +431,10 @@ static inline int sp_map_ring(sp_ring *ring, int fd)
     if (file_bytes < SP_SLOTS_OFFSET)
         return sp_refuse(SP_E_CORRUPT, ring->detail, "truncated to %llu bytes",
                         (unsigned long long)file_bytes);
+    /* Where memory is short, touching a page that the file does not have yet ends in SIGBUS. */
+    if ((uint64_t)status.st_blocks * 512 < file_bytes)
+        return sp_refuse(SP_E_NOT_READY, ring->detail,
+                         "it is being created, its memory is not all there");
     /* Populated now, so that no frame costs a page fault on the ring's first lap. */
     void *base = mmap(NULL, (size_t)file_bytes, PROT_READ, MAP_SHARED | MAP_POPULATE, fd, 0);
     if (base == MAP_FAILED)

@@ -146,12 +146,12 @@ def reserve_memory(fd: int, path: Path, wanted_bytes: int) -> int:
     """Take ``wanted_bytes`` (rounded up to the file system's block) of memory for the file, now.
 
     Returns the file's size. Raises HostError when there is not as much: at creation, rather than
-    by a SIGBUS at some later frame. The file is empty again then.
+    by a SIGBUS at some later frame. The file is empty again then. Nobody ever finds it with a size
+    and without the memory: a reader that mapped it so would end by SIGBUS at its first look.
     """
     size = layout.round_up(wanted_bytes, block_bytes(fd))
     try:
-        os.ftruncate(fd, size)
-        os.posix_fallocate(fd, 0, size)
+        os.posix_fallocate(fd, 0, size)  # sets the size last, not before the memory is there
     except OSError as cause:
         with suppress(OSError):
             os.ftruncate(fd, 0)
@@ -161,6 +161,12 @@ def reserve_memory(fd: int, path: Path, wanted_bytes: int) -> int:
             f"in {path.parent} ({cause.strerror}); make the rings smaller or {path.parent} bigger"
         ) from cause
     return size
+
+
+def has_holes(fd: int) -> bool:
+    """Whether the file is longer than the memory it has; touching it may then end in SIGBUS."""
+    status = os.fstat(fd)
+    return status.st_blocks * 512 < status.st_size
 
 
 def free_bytes(directory: Path) -> int:

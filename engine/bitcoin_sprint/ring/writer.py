@@ -185,7 +185,9 @@ class Writer(Publisher):
         if size == 0:
             return False
         refusal = f"it has {size} bytes"
-        if size >= layout.SLOTS_OFFSET:
+        if segment.has_holes(self._fd):
+            refusal += ", not all of them in memory"
+        elif size >= layout.SLOTS_OFFSET:
             self._map(size)
             code = self._fits(ladder)
             if code == "":

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from ring_tools import publish
 
-from bitcoin_sprint.errors import Closed
+from bitcoin_sprint.errors import Closed, NotRunningError
 from bitcoin_sprint.native import ffi
 from bitcoin_sprint.ring import Ring, Writer, layout
 
@@ -223,6 +223,19 @@ def test_a_truncated_segment_is_replaced(make_writer: Make, instance: str, size:
     path = _left_behind(make_writer, instance, 20, None)
     os.truncate(path, size)
     assert make_writer().epoch == 1
+
+
+def test_a_segment_without_all_its_memory_is_replaced(
+    make_writer: Make, instance: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = _left_behind(make_writer, instance, 20, None)
+    size = path.stat().st_size
+    os.truncate(path, size - 4096)
+    os.truncate(path, size)
+    with pytest.raises(NotRunningError, match="its memory is not all there"):
+        Ring.attach(instance, "blocks")
+    assert make_writer().epoch == 1
+    assert "not all of them in memory" in caplog.text
 
 
 @pytest.mark.parametrize(

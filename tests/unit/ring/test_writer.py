@@ -358,6 +358,21 @@ def test_a_real_file_system_that_is_too_small_is_a_host_error(
         subprocess.run(["umount", "-l", str(tmp_path)], check=True)
 
 
+def test_a_ring_has_no_size_before_it_has_the_memory(
+    make_writer: Make, instance: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader that maps a file without its memory ends by SIGBUS where memory is short."""
+    real, sizes = os.posix_fallocate, []
+
+    def watched(fd: int, offset: int, length: int) -> None:
+        sizes.append(os.fstat(fd).st_size)
+        real(fd, offset, length)
+
+    monkeypatch.setattr(os, "posix_fallocate", watched)
+    make_writer()
+    assert sizes == [0, 0]  # ring and wake object
+
+
 def test_a_writer_made_in_a_spawned_process_is_one_like_any_other(instance: str) -> None:
     context = multiprocessing.get_context("spawn")
     child = context.Process(target=_publish_and_die, args=(instance,))
