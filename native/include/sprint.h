@@ -425,6 +425,8 @@ static inline int sp_map_ring(sp_ring *ring, int fd)
     struct stat status;
     if (fstat(fd, &status) != 0)
         return sp_refuse(SP_E_SYSTEM, ring->detail, "fstat: %s", strerror(errno));
+    if (!S_ISREG(status.st_mode))
+        return sp_refuse(SP_E_CORRUPT, ring->detail, "not a regular file");
     uint64_t file_bytes = (uint64_t)status.st_size;
     if (file_bytes == 0)
         return sp_refuse(SP_E_NOT_READY, ring->detail, "it is being created");
@@ -474,7 +476,8 @@ static inline int sp_attach(sp_ring *ring, const char *directory, const char *in
         strlen(instance) >= sizeof ring->instance)
         return sp_refuse(SP_E_ARGUMENT, ring->detail, "bad ring name");
     memcpy(ring->instance, instance, strlen(instance) + 1);
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    /* Without waiting: anybody may have left a pipe under this name. */
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     if (fd < 0) {
         int cause = errno;
         snprintf(ring->detail, SP_DETAIL_BYTES, "open: %s", strerror(cause));

@@ -5,12 +5,12 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+import stat
 import struct
 from pathlib import Path
 from typing import Final, TypedDict
 
 import msgspec
-import posix_ipc
 
 from bitcoin_sprint.errors import Corrupt, HostError, NotRunningError
 from bitcoin_sprint.metrics import layout as lay
@@ -62,13 +62,16 @@ class CountersView:
         """
         name = lay.segment_name(instance, process)
         try:
-            shared = posix_ipc.SharedMemory(name, 0, read_only=True)
-        except posix_ipc.ExistentialError as error:
+            # Without waiting: anybody may have left a pipe under this name.
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            descriptor = os.open(_SHM_DIRECTORY / name[1:], flags)
+        except FileNotFoundError as error:
             raise NotRunningError(f"no counters {name}: {process} does not run") from error
-        except (OSError, posix_ipc.PermissionsError) as error:
+        except OSError as error:
             raise HostError(f"counters {name}: {error}") from error
-        descriptor = int(shared.fd)
         try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise Corrupt(f"{name}: not a regular file")
             size_bytes = os.fstat(descriptor).st_size
             if size_bytes < lay.HEADER_BYTES:
                 raise Corrupt(f"{name}: {size_bytes} bytes, too small for counters")

@@ -15,6 +15,7 @@ import grp
 import logging
 import os
 import pwd
+import stat
 import struct
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -100,9 +101,14 @@ def open_or_make(path: Path) -> int | None:
     # root's.
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        return os.open(path, flags)
+        fd = os.open(path, flags)
     except FileNotFoundError:
         pass
+    else:
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            return fd
+        os.close(fd)
+        raise HostError(f"{path}: not a regular file{_owner(path)}; remove it")
     try:
         return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:

@@ -1,6 +1,7 @@
 """Sweeping up what killed processes left in shared memory."""
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,19 @@ def test_what_a_living_process_holds_stays(instance):
     counters = Counters.create(instance, "ingest", [])
     assert sweep(instance) == []
     counters.close()
+
+
+def test_a_pipe_is_swept_and_holds_nobody_up(instance):
+    path = Path(f"/dev/shm/sprint.{instance}.blocks")
+    os.mkfifo(path)
+    opened_for_it = []
+
+    def open_other_end():
+        opened_for_it.append(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+
+    help_out = threading.Timer(20, open_other_end)
+    help_out.start()
+    assert sweep(instance) == [path.name]
+    help_out.cancel()
+    help_out.join()
+    assert not opened_for_it

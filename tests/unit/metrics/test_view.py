@@ -94,3 +94,21 @@ def test_names_that_come_and_go_never_show_a_half_written_name(instance):
     allowed = {"steady", "metrics.names_refused", *names}
     assert seen
     assert all({"steady"} <= found <= allowed for found in seen)
+
+
+def test_a_pipe_under_a_segments_name_is_refused_and_holds_nobody_up(instance):
+    path = Path(f"/dev/shm/sprint.{instance}.counters.ingest")
+    os.mkfifo(path)
+    opened_for_it = []
+
+    def open_other_end():
+        opened_for_it.append(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+
+    help_out = threading.Timer(20, open_other_end)
+    help_out.start()
+    with pytest.raises(Corrupt, match="not a regular file"):
+        CountersView.attach(instance, "ingest")
+    help_out.cancel()
+    help_out.join()
+    assert not opened_for_it
+    path.unlink()

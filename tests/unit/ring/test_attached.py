@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -82,6 +83,22 @@ def test_a_symbolic_link_is_not_followed(instance: str, tmp_path: Path) -> None:
     with pytest.raises(HostError):
         Writer.create(instance, "tx", slot_count=4, arena_bytes=4096)
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_pipe_under_a_rings_name_is_refused_and_holds_nobody_up(instance: str) -> None:
+    os.mkfifo(layout.segment_path(instance, "tx"))
+    os.mkfifo(layout.wake_path(instance))
+    held_up = signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(60)  # an open that waits for the pipe's other end starts over after a handler
+    try:
+        with pytest.raises(Corrupt, match="not a regular file"):
+            Ring.attach(instance, "tx")
+        for name in ("tx", "blocks"):
+            with pytest.raises(HostError, match="not a regular file, it belongs to"):
+                Writer.create(instance, name, slot_count=4, arena_bytes=4096)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, held_up)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
