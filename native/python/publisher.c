@@ -17,6 +17,9 @@ static PyObject *publish_parts(Publisher *self, const sp_meta *meta, const sp_pa
 {
     uint64_t bytes = 0;
     int64_t sequence;
+    /* Looked at here, not before: taking the arguments may have run Python code that closed us. */
+    if (self->writer == NULL)
+        return hot_failed((PyObject *)self, SP_E_CLOSED);
     for (Py_ssize_t at = 0; at < count; at++)
         bytes += parts[at].length;
     if (bytes < RELEASES_GIL_BYTES) {
@@ -77,8 +80,6 @@ static PyObject *publisher_publish(PyObject *object, PyObject *const *arguments,
 {
     Publisher *self = (Publisher *)object;
     sp_meta meta;
-    if (self->writer == NULL)
-        return hot_failed(object, SP_E_CLOSED);
     if (count != 2) {
         PyErr_SetString(PyExc_TypeError, "publish(kind, payload, *, hash, level, ...)");
         return NULL;
@@ -131,14 +132,14 @@ static PyObject *committer_commit(PyObject *object, PyObject *const *arguments, 
 {
     Committer *self = (Committer *)object;
     sp_meta meta;
-    if (self->publisher == NULL || self->publisher->writer == NULL)
-        return hot_failed(object, SP_E_CLOSED);
     if (count != 1) {
         PyErr_SetString(PyExc_TypeError, "commit(kind, *, hash, level, ...)");
         return NULL;
     }
     if (hot_describe(arguments[0], arguments + count, names, &meta) < 0)
         return NULL;
+    if (self->publisher == NULL || self->publisher->writer == NULL)
+        return hot_failed(object, SP_E_CLOSED);
     int64_t sequence = hot_core_commit(self->reservation, &meta);
     return sequence < 0 ? hot_failed(object, sequence) : PyLong_FromLongLong(sequence);
 }
@@ -165,8 +166,9 @@ static PyObject *committer_aim(PyObject *object, PyObject *arguments)
 
 static void committer_free(PyObject *object)
 {
-    Py_XDECREF((PyObject *)((Committer *)object)->publisher);
+    /* The reservation first: giving it up takes it out of its writer's table. */
     Py_XDECREF(((Committer *)object)->keeper);
+    Py_XDECREF((PyObject *)((Committer *)object)->publisher);
     hot_free(object);
 }
 

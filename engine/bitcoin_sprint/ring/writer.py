@@ -6,6 +6,7 @@ lets go of its copies, so that the lock lives exactly as long as the parent.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -163,6 +164,11 @@ class Writer(Publisher):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        # Forgotten, it would hold the lock as long as the process lives. Left for a successor.
+        with contextlib.suppress(AttributeError):
+            self.close(unlink=False)
 
     def _failed(self, code: int) -> NoReturn:
         self._check()

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bitcoin_sprint import _hot
 from bitcoin_sprint.errors import Closed, RingError
 from bitcoin_sprint.frames import Chain, Flag, Kind, Level
 from bitcoin_sprint.ring import Frame, Reader, Ring, Writer
@@ -139,6 +140,48 @@ def test_a_closed_writer_and_its_reservation_refuse(writer: Writer) -> None:
         writer.publish(Kind.BLOCK, b"", hash=_HASH, level=1)
     with pytest.raises(Closed):
         reservation.commit(Kind.BLOCK, hash=_HASH, level=1)
+
+
+def test_a_writer_closed_by_its_own_arguments_refuses(writer: Writer) -> None:
+    class Height:
+        def __index__(self) -> int:
+            writer.close()
+            return 5
+
+    reservation = writer.reserve(100)
+    with pytest.raises(Closed):
+        writer.publish(Kind.BLOCK, b"", hash=_HASH, level=1, height=Height())  # type: ignore[arg-type]
+    with pytest.raises(Closed):
+        reservation.commit(Kind.BLOCK, hash=_HASH, level=1, height=Height())  # type: ignore[arg-type]
+
+
+def test_a_reservation_is_given_up_before_the_writer_it_keeps() -> None:
+    ended = []
+
+    class _Publisher(_hot.Publisher):
+        def __del__(self) -> None:
+            ended.append("writer")
+
+    class _Keeper:
+        def __del__(self) -> None:
+            ended.append("reservation")
+
+    publisher = _Publisher()
+    committer = _hot.Committer()
+    committer._aim(publisher, _Keeper(), 1)
+    del publisher, committer
+    assert ended == ["reservation", "writer"]
+
+
+def test_a_forgotten_writer_lets_go_and_leaves_the_ring_for_a_successor(writer: Writer) -> None:
+    sizes = {"slot_count": 16, "arena_bytes": 1 << 16}
+    name = f"{writer._instance}-b"
+    forgotten = Writer.create(name, "blocks", **sizes)
+    reservation = forgotten.reserve(100)
+    assert forgotten.publish(Kind.BLOCK, b"", hash=_HASH, level=1) == 1
+    del forgotten, reservation
+    with Writer.create(name, "blocks", **sizes) as successor:
+        assert (successor.epoch, successor.head) == (2, 1)
 
 
 def test_a_forked_child_cannot_write(writer: Writer, reader: Reader) -> None:

@@ -359,7 +359,7 @@ def test_a_real_file_system_that_is_too_small_is_a_host_error(
 
 
 def test_a_ring_has_no_size_before_it_has_the_memory(
-    make_writer: Make, instance: str, monkeypatch: pytest.MonkeyPatch
+    make_writer: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reader that maps a file without its memory ends by SIGBUS where memory is short."""
     real, sizes = os.posix_fallocate, []
