@@ -28,7 +28,7 @@ typedef struct wait_entry {
 typedef struct watch {
     sp_reader reader; /* for its .wake descriptor alone */
     uint64_t head;    /* last one told */
-    uint32_t state;
+    int ended;        /* what was told of the ring's end */
     int event_fd;
 } watch;
 
@@ -44,8 +44,8 @@ static void tell(int event_fd)
 }
 
 /* look raises the watch's flag, tells it of news, and fills the entry to sleep on. Returns 1 when
- * the flag is up, so that the sleep may be long. */
-static int look(watch *one, wait_entry *entry)
+ * the flag is up, so that the sleep may be long. doubt: ask whether there is a writer at all. */
+static int look(watch *one, wait_entry *entry, int doubt)
 {
     const sp_header *header = one->reader.ring->header;
     if (one->reader.wake_inode != SP_LOAD_ACQUIRE(&header->wake_inode))
@@ -54,10 +54,10 @@ static int look(watch *one, wait_entry *entry)
         one->reader.wake_fd >= 0 && SP_RAISE_FLAG(one->reader.wake_fd, header->wake_offset) == 0;
     SP_FENCE_SEQ_CST(); /* SYNC: pairs with the seq_cst fence in sp_announce */
     uint64_t head = SP_LOAD_ACQUIRE(&header->head_hint); /* SYNC: pairs with sp_announce's store */
-    uint32_t state = sp_ring_state(one->reader.ring);
-    if (head != one->head || state != one->state) {
+    int ended = sp_ended(one->reader.ring) || (doubt && sp_orphaned(one->reader.ring));
+    if (head != one->head || ended != one->ended) {
         one->head = head;
-        one->state = state;
+        one->ended = ended;
         tell(one->event_fd);
     }
     entry->expected = (uint32_t)head;
@@ -73,8 +73,9 @@ static void sleep_on(wait_entry *entries, unsigned count, int64_t bound_ns)
     uint64_t end = sp_clock_ns(CLOCK_MONOTONIC) + (uint64_t)bound_ns;
     until.tv_sec = (time_t)(end / UINT64_C(1000000000));
     until.tv_nsec = (long)(end % UINT64_C(1000000000));
+    /* Any other refusal (an old kernel, a sandbox) must not make this loop a busy one. */
     if (syscall(SYS_futex_waitv, entries, count, 0, &until, CLOCK_MONOTONIC) < 0 &&
-        (errno == ENOSYS || errno == EPERM)) {
+        errno != EAGAIN && errno != ETIMEDOUT && errno != EINTR) {
         struct timespec pause = {0, SP_SLEEP_NS_UNWAKED};
         nanosleep(&pause, NULL);
     }
@@ -83,6 +84,7 @@ static void sleep_on(wait_entry *entries, unsigned count, int64_t bound_ns)
 static void *run(void *unused)
 {
     (void)unused;
+    uint64_t doubted_ns = 0;
     for (;;) {
         wait_entry entries[SP_NOTIFIER_WATCHES_MAX + 1];
         int64_t bound_ns = SP_SLEEP_NS_MAX;
@@ -92,8 +94,12 @@ static void *run(void *unused)
             pthread_mutex_unlock(&lock);
             return NULL;
         }
+        uint64_t now_ns = sp_clock_ns(CLOCK_MONOTONIC);
+        int doubt = now_ns - doubted_ns >= (uint64_t)SP_SLEEP_NS_MAX;
+        if (doubt)
+            doubted_ns = now_ns;
         for (uint32_t at = 0; at < watch_count; at++)
-            if (!look(&watches[at], &entries[at]))
+            if (!look(&watches[at], &entries[at], doubt))
                 bound_ns = SP_SLEEP_NS_UNWAKED;
         entries[watch_count] = (wait_entry){generation, (uint64_t)(uintptr_t)&generation,
                                             WAIT_32_BITS | WAIT_PRIVATE, 0};
@@ -156,7 +162,7 @@ int sp_notifier_add(sp_ring *ring, int event_fd)
         sp_reader_init(&one->reader, ring, 1, SP_RESUME_OLDEST, SP_WAIT_BLOCK);
         one->event_fd = event_fd;
         one->head = SP_LOAD_ACQUIRE(&ring->header->head_hint); /* SYNC: sp_announce's store */
-        one->state = sp_ring_state(ring);
+        one->ended = sp_ended(ring);
         tell(event_fd);
         int cause = start_thread();
         if (cause != 0) {

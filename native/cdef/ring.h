@@ -90,6 +90,8 @@ void sp_detach(sp_ring *ring);
 int sp_writer_alive(const sp_ring *ring);
 uint64_t sp_ring_epoch(const sp_ring *ring);
 uint32_t sp_ring_state(const sp_ring *ring);
+int sp_ended(const sp_ring *ring);
+int sp_orphaned(sp_ring *ring);
 int sp_source_name(const sp_ring *ring, uint32_t index, char *name);
 int sp_intact(const sp_ring *ring, uint64_t position);
 uint64_t sp_head(const sp_ring *ring);

@@ -316,6 +316,7 @@ enum sp_wait_mode { SP_WAIT_SPIN = 0, SP_WAIT_SPIN_THEN_YIELD = 1, SP_WAIT_BLOCK
 #define SP_RESUME_TRIES_MAX 16     /* overruns that one poll resumes from before it gives way */
 #define SP_LOOKS_BEFORE_YIELD 2048u /* of spin_then_yield */
 #define SP_LOOKS_BEFORE_SLEEP 128u  /* of block */
+#define SP_LOOKS_BEFORE_DOUBT 65536u /* of spin and spin_then_yield: is there a writer at all? */
 #ifndef SP_SLEEP_NS_MAX
 #define SP_SLEEP_NS_MAX INT64_C(50000000) /* longest sleep before state and .wake are looked at */
 #endif
@@ -332,6 +333,7 @@ typedef struct sp_ring {
     uint64_t arena_bytes;
     uint64_t session;
     int fd;
+    int orphaned; /* 1 once sp_orphaned found it so; for good */
     char instance[64];
     char detail[SP_DETAIL_BYTES]; /* says what was wrong after a negative code of sp_attach */
 } sp_ring;
@@ -527,6 +529,23 @@ static inline uint32_t sp_ring_state(const sp_ring *ring)
     return SP_LOAD_ACQUIRE(&ring->header->state); /* SYNC: pairs with sp_segment_close's store */
 }
 
+/* sp_orphaned: the segment's name is gone and no writer holds it: nothing can ever come. Asks the
+ * kernel, so not to be called for every look. */
+static inline int sp_orphaned(sp_ring *ring)
+{
+    struct stat status;
+    if (SP_LOAD_RELAXED(&ring->orphaned) == 0 && fstat(ring->fd, &status) == 0 &&
+        status.st_nlink == 0 && sp_writer_alive(ring) == 0)
+        SP_STORE_RELAXED(&ring->orphaned, 1); /* own memory, which another thread may look at */
+    return SP_LOAD_RELAXED(&ring->orphaned);
+}
+
+/* sp_ended: nothing more will come in this segment: it was closed, or sp_orphaned found it so. */
+static inline int sp_ended(const sp_ring *ring)
+{
+    return sp_ring_state(ring) == SP_STATE_CLOSED || SP_LOAD_RELAXED(&ring->orphaned) != 0;
+}
+
 /* sp_source_name copies the name of source `index` into name (SP_SOURCE_NAME_BYTES, terminated).
  * Returns 1 with a name, 0 with none (unset, or being written just now), negative on a bad index.
  * */
@@ -646,6 +665,9 @@ static inline void sp_reader_close(sp_reader *reader)
 /* sp_resume_reader moves an overrun reader on, by its own choice. */
 static inline int sp_resume_reader(sp_reader *reader)
 {
+    /* SYNC: pairs with the seq_cst fence in sp_announce: whoever saw what a later frame did to a
+     * slot or to the intent sees the hints of the frames before it. */
+    SP_FENCE_ACQUIRE();
     uint64_t head = sp_head(reader->ring);
     if ((int64_t)(head - reader->next) < 0)
         return sp_refuse(SP_E_CORRUPT, reader->detail,
@@ -710,7 +732,8 @@ static inline int sp_ready(const sp_reader *reader)
 }
 
 /* sp_poll delivers the next frame if there is one. Never waits. Returns SP_FRAME; SP_OK when there
- * is none; SP_E_CLOSED once a closed ring is read to its end; SP_E_CORRUPT with reader->detail.
+ * is none; SP_E_CLOSED once an ended ring is read to its end (see sp_ended; sp_wait notices an
+ * orphan by itself, who only polls asks sp_orphaned now and then); SP_E_CORRUPT with reader->detail.
  * After an overrun it goes on at the oldest or newest whole frame and counts what was lost. */
 static inline int sp_poll(sp_reader *reader, sp_frame *frame)
 {
@@ -719,9 +742,9 @@ static inline int sp_poll(sp_reader *reader, sp_frame *frame)
         /* SYNC: pairs with the release store of slot.seq in sp_write_slot. */
         int64_t ahead = (int64_t)(SP_LOAD_ACQUIRE(&slot->seq) - reader->next);
         if (ahead < 0) {
-            if (sp_ring_state(reader->ring) != SP_STATE_CLOSED)
+            if (!sp_ended(reader->ring))
                 return SP_OK;
-            /* What was published before the ring was closed is there by now, or even lapped: look
+            /* What was published before the ring ended is there by now, or even lapped: look
              * once more. */
             if (!sp_ready(reader))
                 return SP_E_CLOSED;
@@ -775,18 +798,11 @@ static inline int sp_sleep(sp_reader *reader, int64_t timeout_ns)
     /* SYNC: pairs with the release store of head_hint: the slot is looked at after the hint, so a
      * frame that came before the value we sleep on is seen, one that came later changes it. */
     uint64_t head = SP_LOAD_ACQUIRE(&header->head_hint);
-    if (sp_ready(reader) || sp_ring_state(reader->ring) == SP_STATE_CLOSED)
+    if (sp_ready(reader) || sp_ended(reader->ring))
         return 0;
     int64_t bound = raised ? SP_SLEEP_NS_MAX : SP_SLEEP_NS_UNWAKED;
     return SP_FUTEX_WAIT((const uint32_t *)(const void *)&header->head_hint, (uint32_t)head,
                          timeout_ns < bound ? timeout_ns : bound);
-}
-
-/* sp_orphaned: the segment's name is gone and no writer holds it: nothing can ever come. */
-static inline int sp_orphaned(const sp_ring *ring)
-{
-    struct stat status;
-    return fstat(ring->fd, &status) == 0 && status.st_nlink == 0 && sp_writer_alive(ring) == 0;
 }
 
 /* sp_wait delivers the next frame, waiting as the reader's mode says for at most timeout_ns
@@ -816,17 +832,16 @@ static inline int sp_wait(sp_reader *reader, sp_frame *frame, int64_t timeout_ns
         }
         if (reader->wait_mode == SP_WAIT_SPIN_THEN_YIELD && looks >= SP_LOOKS_BEFORE_YIELD)
             sched_yield();
+        if (looks % SP_LOOKS_BEFORE_DOUBT == 0 && sp_orphaned(reader->ring))
+            return sp_poll(reader, frame);
         if (!sleeps)
             continue;
         int cause = sp_sleep(reader, left);
         code = sp_poll(reader, frame);
         if (code != SP_OK || cause == EINTR)
             return code;
-        if (cause == ETIMEDOUT && sp_orphaned(reader->ring)) {
-            /* No writer any more, so whatever it published is there by now. */
-            code = sp_poll(reader, frame);
-            return code == SP_OK ? SP_E_CLOSED : code;
-        }
+        if (cause == ETIMEDOUT && sp_orphaned(reader->ring))
+            return sp_poll(reader, frame);
     }
 }
 

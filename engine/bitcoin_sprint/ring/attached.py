@@ -90,8 +90,10 @@ class Ring:
 
     @property
     def ended(self) -> bool:
-        """Whether the writer gave this segment up; a fresh one, if any, has to be attached anew."""
-        return bool(lib.sp_ring_state(self.handle()) == 2)
+        """Whether nothing more will come: the writer gave this segment up, or it has neither a name
+        nor a writer any more. A fresh one, if any, has to be attached anew."""
+        handle = self.handle()
+        return bool(lib.sp_ended(handle) or lib.sp_orphaned(handle))
 
     @property
     def epoch(self) -> int:

@@ -18,6 +18,7 @@ from ring_tools import publish
 from bitcoin_sprint.errors import Closed
 from bitcoin_sprint.native import ffi
 from bitcoin_sprint.ring import Reader, Ring, Writer
+from bitcoin_sprint.ring.attached import WaitMode
 from bitcoin_sprint.ring.layout import segment_path
 
 Make = Callable[..., Writer]
@@ -217,17 +218,31 @@ def test_iteration_goes_on_until_the_ring_ends(writer: Writer, instance: str) ->
     assert [frame.sequence for frame in reader] == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize("mode", MODES)
 def test_a_ring_whose_name_was_removed_and_whose_writer_is_gone_has_ended(
-    make_writer: Make, instance: str
+    make_writer: Make, instance: str, mode: WaitMode
 ) -> None:
     writer = make_writer()
-    reader = Ring.attach(instance, "blocks").reader()
+    reader = Ring.attach(instance, "blocks").reader(wait=mode)
     segment_path(instance, "blocks").unlink()
     publish(writer)
     assert reader.wait(5) is not None
     writer.close(unlink=False)
     with pytest.raises(Closed, match="ended"):
         reader.wait(30)
+    with pytest.raises(Closed, match="ended"):
+        reader.poll()
+
+
+def test_a_ring_that_lost_name_and_writer_says_so_without_a_wait(
+    make_writer: Make, instance: str
+) -> None:
+    writer = make_writer()
+    ring = Ring.attach(instance, "blocks")
+    segment_path(instance, "blocks").unlink()
+    assert not ring.ended
+    writer.close(unlink=False)
+    assert ring.ended
 
 
 def test_a_closed_reader_says_so(writer: Writer, instance: str) -> None:
@@ -333,6 +348,20 @@ async def test_next_raises_closed_at_the_end(writer: Writer, instance: str) -> N
     await asyncio.sleep(0)
     writer.close()
     with pytest.raises(Closed):
+        await asyncio.wait_for(waiting, 10)
+
+
+async def test_an_awaiting_reader_is_told_that_name_and_writer_are_gone(
+    make_writer: Make, instance: str
+) -> None:
+    writer = make_writer()
+    reader = Ring.attach(instance, "blocks").reader()
+    waiting = asyncio.create_task(reader.next())
+    while reader._sleeper is None:
+        await asyncio.sleep(0)
+    writer.close(unlink=False)
+    segment_path(instance, "blocks").unlink()
+    with pytest.raises(Closed, match="ended"):
         await asyncio.wait_for(waiting, 10)
 
 
