@@ -57,10 +57,22 @@ def host_errors(path: Path) -> Generator[None, None, None]:
 
 def _owner(path: Path) -> str:
     try:
-        uid = path.lstat().st_uid
-        return f", it belongs to {pwd.getpwuid(uid).pw_name}"
-    except (OSError, KeyError):
+        return f", it belongs to {_user_name(path.lstat().st_uid)}"
+    except OSError:
         return ""
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
+
+
+def other_owner(fd: int) -> str | None:
+    """Whose the file is when it is not this process's; None when it is. Root may open anybody's."""
+    uid = os.fstat(fd).st_uid
+    return None if uid == os.geteuid() else _user_name(uid)
 
 
 def open_locked(path: Path) -> int:

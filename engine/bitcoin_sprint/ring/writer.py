@@ -73,9 +73,11 @@ class Writer(Publisher):
         fresh = True
         try:
             fresh = not self._take_over(ladder)
+            # Before there is anything in it: readers that may not look yet would take it for
+            # another's, not for unfinished.
+            segment.set_access(self._fd, path, mode, group)
             if fresh:
                 self._make(ladder)
-            segment.set_access(self._fd, path, mode, group)
             self._wake = Wake(instance, mode, group)
             self._show_wake(self._wake)
         except BaseException:
@@ -188,10 +190,12 @@ class Writer(Publisher):
     def _take_over(self, ladder: list[RingOptions]) -> bool:
         """Go on with what is in the file; False when it is new or was given up for a fresh one."""
         size = os.fstat(self._fd).st_size
-        if size == 0:
+        if size == 0 and segment.other_owner(self._fd) is None:
             return False
         refusal = f"it has {size} bytes"
-        if segment.has_holes(self._fd):
+        if (owner := segment.other_owner(self._fd)) is not None:
+            refusal = f"it belongs to {owner}"  # who may truncate it or write to it at any time
+        elif segment.has_holes(self._fd):
             refusal += ", not all of them in memory"
         elif size >= layout.SLOTS_OFFSET:
             self._map(size)

@@ -225,6 +225,22 @@ def test_a_truncated_segment_is_replaced(make_writer: Make, instance: str, size:
     assert make_writer().epoch == 1
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+@pytest.mark.parametrize("size", [None, 0])
+def test_another_users_segment_is_replaced_and_never_written_to(
+    make_writer: Make, instance: str, caplog: pytest.LogCaptureFixture, size: int | None
+) -> None:
+    path = _left_behind(make_writer, instance, 20, None)
+    os.truncate(path, path.stat().st_size if size is None else size)
+    os.chown(path, 65534, -1)
+    before = path.read_bytes()
+    with open(path, "rb") as theirs:
+        assert make_writer().epoch == 1
+        assert theirs.read() == before
+    assert path.stat().st_uid == 0
+    assert "it belongs to" in caplog.text
+
+
 def test_a_segment_without_all_its_memory_is_replaced(
     make_writer: Make, instance: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -362,15 +362,17 @@ def test_a_ring_has_no_size_before_it_has_the_memory(
     make_writer: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reader that maps a file without its memory ends by SIGBUS where memory is short."""
-    real, sizes = os.posix_fallocate, []
+    real, sizes, modes = os.posix_fallocate, [], []
 
     def watched(fd: int, offset: int, length: int) -> None:
         sizes.append(os.fstat(fd).st_size)
+        modes.append(stat.S_IMODE(os.fstat(fd).st_mode))
         real(fd, offset, length)
 
     monkeypatch.setattr(os, "posix_fallocate", watched)
-    make_writer()
+    make_writer(mode=0o644)
     assert sizes == [0, 0]  # ring and wake object
+    assert modes == [0o644, 0o666]  # so who may read them finds them unfinished, not forbidden
 
 
 def test_a_writer_made_in_a_spawned_process_is_one_like_any_other(instance: str) -> None:
