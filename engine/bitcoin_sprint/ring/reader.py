@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -15,6 +16,9 @@ from bitcoin_sprint.ring.frame import Frame
 if TYPE_CHECKING:
     from bitcoin_sprint.ring.attached import Ring
 
+_told: weakref.WeakSet[Reader] = weakref.WeakSet()
+"""Readers that have an eventfd."""
+
 
 class Reader(Cursor[Frame]):
     """A place in a ring. Made by ``Ring.reader``; belongs to one thread at a time.
@@ -23,7 +27,7 @@ class Reader(Cursor[Frame]):
     ``poll`` and ``wait`` are ``Cursor``'s.
     """
 
-    __slots__ = ("_c", "_closed", "_event_fd", "_owner", "_ring", "_sleeper")
+    __slots__ = ("__weakref__", "_c", "_closed", "_event_fd", "_owner", "_ring", "_sleeper")
 
     def __init__(self, ring: Ring, first: int, resume: int, wait_mode: int) -> None:
         self._ring = ring
@@ -87,6 +91,7 @@ class Reader(Cursor[Frame]):
                     code, f"no notifier: {os.strerror(ffi.errno)}, or 120 readers have one already"
                 )
             self._event_fd = event_fd
+            _told.add(self)
         return self._event_fd
 
     async def next(self) -> Frame:
@@ -133,8 +138,7 @@ class Reader(Cursor[Frame]):
             lib.sp_notifier_remove(self._event_fd)
             os.close(self._event_fd)
             self._event_fd = -1
-        lib.sp_reader_close(self._c)
-        self._c = None
+        # The C reader goes with its last user: another thread may be waiting on it.
 
     def __enter__(self) -> Reader:
         return self
@@ -145,6 +149,11 @@ class Reader(Cursor[Frame]):
     def __del__(self) -> None:
         with contextlib.suppress(AttributeError):
             self.close()
+
+    def _forget_event_fd(self) -> None:
+        """After fork: the eventfd is the parent's as well, who would miss what is read here."""
+        os.close(self._event_fd)
+        self._event_fd = -1
 
     def _check(self) -> None:
         if self._closed:
@@ -158,3 +167,13 @@ class Reader(Cursor[Frame]):
 def _awake(sleeper: asyncio.Future[None]) -> None:
     if not sleeper.done():
         sleeper.set_result(None)
+
+
+def _forget_event_fds_in_child() -> None:
+    for reader in list(_told):
+        if reader._event_fd >= 0:
+            reader._forget_event_fd()
+    _told.clear()
+
+
+os.register_at_fork(after_in_child=_forget_event_fds_in_child)

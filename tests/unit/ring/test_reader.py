@@ -454,3 +454,38 @@ def test_after_fork_a_child_gets_a_notifier_of_its_own(writer: Writer, instance:
     parent.close()
     for end in told:
         os.close(end)
+
+
+def test_an_inherited_reader_takes_no_notification_from_its_parent(
+    writer: Writer, instance: str
+) -> None:
+    reader = Ring.attach(instance, "blocks").reader()
+    parents = reader.fileno()
+    os.eventfd_read(parents)
+    told = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        fd = reader.fileno()
+        os.eventfd_read(fd)
+        os.write(told[1], b"r")
+        select.select([fd], [], [], 20)
+        os.eventfd_read(fd)
+        frame = reader.poll()
+        os._exit(0 if frame is not None and frame.sequence == 1 else 1)
+    os.read(told[0], 1)
+    publish(writer)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert select.select([parents], [], [], 10)[0] == [parents]
+    for end in told:
+        os.close(end)
+
+
+def test_what_a_reader_counted_can_be_read_after_its_close(writer: Writer, instance: str) -> None:
+    reader = Ring.attach(instance, "blocks").reader()
+    for _ in range(20):
+        publish(writer)
+    assert reader.poll() is not None
+    counts = (reader.sequence, reader.frames_lost, reader.overruns)
+    reader.close()
+    assert (reader.sequence, reader.frames_lost, reader.overruns) == counts
+    assert counts[1] == 4
