@@ -166,7 +166,7 @@ void sp_writer_heartbeat(sp_writer *writer);
 void sp_segment_close(sp_header *header);
 
 /* sp_stamp_ns: CLOCK_MONOTONIC, at least 1 above every stamp this process handed out before and
- * above `floor`. Thread-safe. */
+ * above `floor`. For the one thread that publishes. */
 uint64_t sp_stamp_ns(uint64_t floor);
 
 #endif /* SPRINT_RING_H */
