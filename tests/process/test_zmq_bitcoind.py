@@ -218,3 +218,17 @@ async def test_another_network_is_told(bitcoind: Any) -> None:
         await run.until(lambda: run.state("state") == "wrong network")
         assert "is a node of regtest, network is 'testnet3'" in run.state("trouble")
         assert not run.sink.said
+
+
+async def test_a_block_that_the_node_calls_invalid_is_refused(bitcoind: Any) -> None:
+    async with driven(bitcoind, poll_seconds=0.1) as d:
+        refused: list[bytes] = []
+        d.sink.on_node_refused = lambda _source, hash, _reason: refused.append(hash)  # type: ignore[method-assign]
+        good = await d.mine()
+        bad = await d.mine()
+        await d.until(lambda: bad.hash in d.sink.bodies)
+        d.sink.best = bad.hash
+        await d.rpc("invalidateblock", bad.hash[::-1].hex())
+        await d.until(lambda: bad.hash in refused)
+        assert set(refused) == {bad.hash}
+        assert await d.rpc("getbestblockhash") == good.hash[::-1].hex()

@@ -102,6 +102,9 @@ class Intake:
         self, source: Source, headers: Sequence[bytes], stamps: Stamps = NO_STAMPS
     ) -> HeadersOutcome:
         """Admit headers and publish what is believed; say which bodies this feed fetches now."""
+        if source.trusted:
+            for header in headers:  # a node gives those of its own best chain
+                self._allow(source, header[4:36])
         admission = self._headers.admit(source, headers, self._unix_time())
         is_full = len(headers) >= HEADERS_BATCH_MAX
         more = is_full and admission.accepted + admission.held == len(headers)
@@ -180,6 +183,8 @@ class Intake:
 
     def on_node_connected(self, source: Source, tip: bytes | None) -> None:
         """A node is reachable (again); its block ``tip`` is asked for if we don't know it."""
+        if source.trusted and tip is not None:
+            self._allow(source, tip)
         self._words.on_connected(source, tip)
         if tip is not None and not self.knows_header(tip):
             self._fetcher.demand(tip, source)
@@ -197,8 +202,19 @@ class Intake:
             self._fetcher.demand(hash, source)
 
     def on_node_refused(self, source: Source, hash: bytes, reason: str) -> None:
-        """A trusted node found a block invalid: withdraw it and what builds on it."""
+        """A trusted node found a block invalid: withdraw it and what builds on it.
+
+        The node names the end of a branch. What lies below it there and has more work than the
+        node's own tip is refused as well: the node would have connected it.
+        """
         entry = self.chain.get(hash)
+        tip = self._words.tip if source == self._words.active else None
+        while entry is not None and tip is not None:
+            parent = self.chain.get(entry.parent)
+            if parent is None or parent.work <= tip.work:
+                break
+            entry = parent
+        hash = entry.hash if entry is not None else hash
         if source.trusted and entry is not None and not self._chain_frames.is_refused(hash):
             self._chain_frames.refuse(entry, reason, source, Level.CONNECTED)
             self._ask_for_missing()

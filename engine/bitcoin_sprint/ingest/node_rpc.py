@@ -84,6 +84,11 @@ class NodeRpc:
             raise
         return int(found["height"]) if found["confirmations"] >= 0 else None
 
+    async def invalid_tips(self) -> list[bytes]:
+        """The last blocks of the branches that the node found invalid. Costly for the node."""
+        found = await self.client.call("getchaintips")
+        return [_hash(each["hash"]) for each in found if each["status"] == "invalid"]
+
     async def hashes(self, start: int, count: int) -> list[bytes]:
         """Hashes of the best chain from height ``start``, fewer where it ends before."""
         heights = [[height] for height in range(start, start + count)]

@@ -36,6 +36,7 @@ from bitcoin_sprint.errors import ConfigError, FeedError
 from bitcoin_sprint.ingest.feed import Sink, Source
 from bitcoin_sprint.ingest.node_fetch import NodeFetch
 from bitcoin_sprint.ingest.node_order import NodeOrder
+from bitcoin_sprint.ingest.node_refusals import NodeRefusals
 from bitcoin_sprint.ingest.node_resync import HeaderSync, NodeResync
 from bitcoin_sprint.ingest.node_rpc import ChainInfo, NodeRpc, WrongNetwork
 from bitcoin_sprint.ingest.node_watch import SilenceWatch, Trouble
@@ -92,6 +93,7 @@ class ZmqFeed:
         self._fetch: NodeFetch | None = None
         if self._rpc is not None:
             headers = HeaderSync(self._rpc, sink, source)
+            self._refusals = NodeRefusals(self._rpc, sink, source)
             self._resync = NodeResync(self._rpc, headers, sink, source, self._order)
             self._fetch = NodeFetch(self._rpc, headers, sink, source, self._wake.set)
         self._context = context or zmq.Context.instance()
@@ -242,6 +244,8 @@ class ZmqFeed:
         try:
             await self._catch_up(info, self._fetch)
             await self._resync.prune()
+            if self._source.trusted:
+                await self._refusals.look(info)
         except FeedError as error:
             self._on_rpc_failure(error)
             return False
@@ -286,7 +290,7 @@ class ZmqFeed:
         return "its ZeroMQ notifiers said nothing of its newest block"
 
     def _poll_delay(self) -> float:
-        if self._watch.is_urgent:
+        if self._watch.is_urgent or (self._rpc is not None and self._refusals.is_urgent):
             return min(self._poll_seconds, SILENT_POLL_SECONDS)
         return self._poll_seconds
 

@@ -234,6 +234,20 @@ def test_a_refused_block_is_retracted_with_all_that_builds_on_it(start: Rigs) ->
     assert moves(rig.frames()) == []
 
 
+def test_the_end_of_a_refused_branch_takes_back_all_that_the_node_would_have_connected(
+    start: Rigs,
+) -> None:
+    trunk = chain_of(4, words="trunk")
+    rig = started(start, trunk[:1])
+    for block in trunk[1:]:
+        rig.intake.on_block(PEER, block.raw)
+    rig.frames()
+    rig.intake.on_node_refused(NODE, trunk[3].hash, "invalid")
+    frames = rig.frames()
+    assert set(hashes(frames, Kind.RETRACT)) == {block.hash for block in trunk[1:]}
+    assert replay_tips(trunk[3].hash, frames) == trunk[0].hash
+
+
 def test_a_refused_block_that_the_node_connects_after_all_counts_again(start: Rigs) -> None:
     trunk = chain_of(3, words="trunk")
     rig = started(start, trunk[:1])
@@ -246,6 +260,24 @@ def test_a_refused_block_that_the_node_connects_after_all_counts_again(start: Ri
     assert moves(frames) == [("C", trunk[1].hash)]
     rig.intake.on_block(PEER, trunk[2].raw)
     assert moves(rig.frames()) == [("C", trunk[2].hash)]
+
+
+def test_a_node_that_turned_back_unheard_is_believed_by_its_headers_and_its_tip(
+    start: Rigs,
+) -> None:
+    trunk = chain_of(3, words="trunk")
+    rig = started(start, trunk[:1])
+    rig.intake.on_block(PEER, trunk[1].raw)
+    for turned_back in (
+        lambda: rig.intake.on_node_connected(NODE, trunk[1].hash),
+        lambda: rig.intake.on_headers(NODE, [trunk[2].header]),
+    ):
+        rig.intake.on_node_tip(NODE, DISCONNECTED, trunk[1].hash)
+        rig.intake.on_node_refused(NODE, trunk[1].hash, "invalidated")
+        assert rig.intake.tip.hash == trunk[0].hash
+        turned_back()
+        assert rig.intake.tip.hash == trunk[1].hash
+    assert rig.intake.on_headers(PEER, [trunk[2].header]).refused is None
 
 
 def test_a_stranger_refuses_nothing(start: Rigs) -> None:
