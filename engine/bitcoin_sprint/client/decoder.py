@@ -65,11 +65,17 @@ class StreamDecoder:
         elif kind is Message.END:
             self._end(stream, End.unpack(body))
         elif kind is Message.WELCOME:
-            self.events.append(Welcome.unpack(body))
+            self._welcome(Welcome.unpack(body))
         elif kind is Message.ERROR:
             self.events.append(ErrorMessage.unpack(body))
         else:
             raise ProtocolError(f"{kind.name} from a server")
+
+    def _welcome(self, welcome: Welcome) -> None:
+        # At once: frames may follow in the same bytes, and what is lost before them is to show.
+        self._numbering.welcomed("blocks", Kind.HEADER, welcome.blocks)
+        self._numbering.welcomed("tx", Kind.TX, welcome.tx)
+        self.events.append(welcome)
 
     def _frame(self, stream: int, header: FrameHeader) -> None:
         if stream in self._open:

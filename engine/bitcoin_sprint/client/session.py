@@ -132,8 +132,6 @@ class StreamSession:
         self.welcome = welcome
         self.attempts = 0
         self.connections += 1
-        self.numbering.welcomed("blocks", Kind.HEADER, welcome.blocks)
-        self.numbering.welcomed("tx", Kind.TX, welcome.tx)
 
     def _refused(self, error: ErrorMessage) -> None:
         if error.code in _FINAL_REFUSALS:

@@ -107,6 +107,18 @@ def test_the_handshake_comes_as_events(decoder):
     assert list(decoder.events) == [welcome, error]
 
 
+def test_what_was_lost_before_the_first_frame_shows_however_the_bytes_arrive():
+    granted = Range(session=7, start=3, previous=2, oldest=1, newest=9)
+    welcome = Welcome(heartbeat_ms=5, blocks=granted, tx=Range(), tier="free", network="main")
+    messages = [pack_message(Message.WELCOME, welcome.pack()), whole(6)]
+    for pieces in (messages, [b"".join(messages)]):
+        gaps = []
+        decoder = StreamDecoder(Numbering(lambda *gap, gaps=gaps: gaps.append(gap), None))
+        for piece in pieces:
+            decoder.feed(piece)
+        assert gaps == [("blocks", 3, 5)]
+
+
 BROKEN = {
     "payload damaged": pack_whole(header_of(1, b"abc"), b"abd", crc32c(b"abc")),
     "payload short": pack_whole(header_of(1, b"abc"), b"ab", crc32c(b"ab")),
