@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -265,3 +266,25 @@ def test_a_secret_is_not_shown_in_an_error():
     with pytest.raises(ConfigError) as caught:
         load(None, {"ingest.zmq": [{"addresses": 5, "rpc_password": "hunter2"}]})
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_dotenv_that_is_no_text_is_refused_by_name(tmp_path):
+    dotenv = tmp_path / ".env"
+    dotenv.write_bytes(b"TIER=\xff\xfe\n")
+    with pytest.raises(ConfigError, match=r"\.env: must be UTF-8"):
+        load(None, None, {}, dotenv)
+
+
+def test_a_dotenv_that_cannot_be_read_is_refused_by_name(tmp_path, monkeypatch):
+    dotenv = tmp_path / ".env"
+    dotenv.touch()
+    read_text = Path.read_text
+
+    def refusing(path, **options):
+        if path == dotenv:
+            raise PermissionError(13, "Permission denied")
+        return read_text(path, **options)
+
+    monkeypatch.setattr(Path, "read_text", refusing)
+    with pytest.raises(ConfigError, match=r"\.env: cannot be read: Permission denied"):
+        load(None, None, {}, dotenv)
