@@ -7,6 +7,7 @@ Meaning and default of each key: ``default.toml``.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -21,6 +22,9 @@ _S: Final = 1_000_000_000
 _HOUR: Final = 3_600 * _S
 _MIB: Final = 1 << 20
 _GIB: Final = 1 << 30
+
+
+INSTANCE_PATTERN: Final = "^[a-z0-9][a-z0-9_-]{0,31}$"
 
 
 class RingConfig(msgspec.Struct, frozen=True):
@@ -112,7 +116,7 @@ class LogConfig(msgspec.Struct, frozen=True):
 class Config(msgspec.Struct, frozen=True):
     """Everything a process of the engine is told. Goes to the processes as JSON."""
 
-    instance: Annotated[str, Meta(pattern="^[a-z0-9][a-z0-9_-]{0,31}$")]
+    instance: Annotated[str, Meta(pattern=INSTANCE_PATTERN)]
     network: str
     data_dir: str
     tier: str
@@ -135,6 +139,13 @@ class Config(msgspec.Struct, frozen=True):
         """The tiers that run, in the order of the table: the one named by ``tier``, or all."""
         names = [self.tier] if self.tier else list(TIERS)
         return [self.relay.tiers[name] for name in names]
+
+    @property
+    def headers_path(self) -> Path:
+        """Where the header chain is kept. A simulated node's has a file of its own: it ends with
+        its node, and must never be taken for a real network's."""
+        name = "simulated" if self.sim.enabled else self.network
+        return Path(self.data_dir) / f"{name}.headers"
 
     def encode(self) -> bytes:
         """Return the configuration as JSON, for another process of the engine."""

@@ -152,12 +152,12 @@ def main(config: Config, ready: Callable[[], None]) -> None:
 
 def header_file(config: Config) -> Path:
     """Where the header chain of this network is kept; its folder is made if need be."""
-    folder = Path(config.data_dir)
+    folder = config.headers_path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise HostError(f"data_dir: cannot make {folder}: {error.strerror}") from error
-    return folder / f"{config.network}.headers"
+    return config.headers_path
 
 
 async def _run(config: Config, ready: Callable[[], None]) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -146,14 +147,18 @@ main(Config.decode(sys.stdin.buffer.read()))
 """
 
 
-async def test_the_process_obeys_its_signals() -> None:
+async def test_the_process_obeys_its_signals(tmp_path: Path) -> None:
     config = whole_config(port=free_port(), interval_ns=50_000_000)
+    config = msgspec.structs.replace(config, data_dir=str(tmp_path))
+    # The headers of a chain that ended with its node: the new chain would be a fork of it.
+    config.headers_path.write_bytes(b"the run before")
     child = subprocess.Popen([sys.executable, "-c", CHILD], stdin=subprocess.PIPE)
     try:
         assert child.stdin is not None
         child.stdin.write(config.encode())
         child.stdin.close()
         await listening(config.sim.port, child)
+        assert not config.headers_path.exists()
         async with P2PClient(REGTEST, config.sim.port) as client:
             await client.expect(p2p.Headers)
             os.kill(child.pid, signal.SIGUSR1)
