@@ -26,8 +26,12 @@ _HOT = Extension(
 
 setup(
     package_dir={"": "engine"},
-    packages=find_packages("engine"),
-    package_data={"bitcoin_sprint": ["*.pyi", "py.typed", "default.toml", "include/*.h"]},
+    # bitcoin_sprint/include, a link to native/include, carries sprint.h into the wheel.
+    packages=[*find_packages("engine"), "bitcoin_sprint.include"],
+    package_data={
+        "bitcoin_sprint": ["*.pyi", "py.typed", "default.toml"],
+        "bitcoin_sprint.include": ["*.h"],
+    },
     cffi_modules=["native/ffi_build.py:ffi"],
     ext_modules=[_HOT],
     # One wheel serves Python 3.11 and later: both modules use the limited API alone.

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -28,3 +29,8 @@ def test_importing_the_package_loads_nothing_else():
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     ).stdout
     assert shown.strip() == "['bitcoin_sprint']"
+
+
+def test_a_c_program_finds_the_header_beside_the_package():
+    header = Path(bitcoin_sprint.include_directory()) / "sprint.h"
+    assert "sp_reader" in header.read_text(encoding="utf-8")
