@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import os
 import signal
 import socket
@@ -42,12 +43,23 @@ def add(commands: Subparsers) -> None:
         run,
     )
     parser.add_argument(
-        "--seconds", type=float, metavar="N", help="stop after N seconds (default: at Ctrl-C)"
+        "--seconds",
+        type=_seconds,
+        metavar="N",
+        help="serve for N seconds, start-up not counted (default: until Ctrl-C)",
     )
     parser.add_argument(
         "--interval", default="300ms", metavar="TIME", help="mean time between blocks (300ms)"
     )
     parser.add_argument("--log-level", default="warning", metavar="LEVEL")
+
+
+def _seconds(text: str) -> float:
+    """Return a time to run, for argparse."""
+    seconds = float(text)
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be more than 0")
+    return seconds
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -56,8 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="bitcoin-sprint-demo-") as folder:
         config = demo_config(folder, arguments.interval, arguments.log_level)
         logs.configure(config.log, "demo")
-        until = None if arguments.seconds is None else began + arguments.seconds
-        figures = uvloop.run(_run(config, until, draw=not arguments.json))
+        figures = uvloop.run(_run(config, arguments.seconds, draw=not arguments.json))
     if arguments.json:
         print_json(figures.plain())
     else:
@@ -121,14 +132,12 @@ def _listener(port: int) -> socket.socket | None:
     return listener
 
 
-async def _run(config: Config, until: float | None, *, draw: bool) -> Figures:
-    """Run the engine until the time ``until`` (monotonic) or a signal; return what was seen."""
+async def _run(config: Config, seconds: float | None, *, draw: bool) -> Figures:
+    """Run the engine until it served for ``seconds``, or a signal; return what was seen."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, stop.set)
-    if until is not None:
-        loop.call_later(max(0.0, until - time.monotonic()), stop.set)
     supervisor = Supervisor(config, extra_roles=["demo"])
     starting = asyncio.create_task(supervisor.start())
     stopped = asyncio.create_task(stop.wait())
@@ -137,6 +146,8 @@ async def _run(config: Config, until: float | None, *, draw: bool) -> Figures:
         if not starting.done():
             return Figures.none(config)
         await starting
+        if seconds is not None:
+            loop.call_later(seconds, stop.set)
         if draw:
             await _draw(config, stopped)
         else:
@@ -165,7 +176,8 @@ def table(figures: Figures, seconds: float) -> Table:
     """Return the live table."""
     drawn = Table(
         title=f"Bitcoin Sprint on its own network, {seconds:.0f} s: {figures.blocks} blocks, "
-        f"{figures.txs:,} transactions. Ctrl-C stops."
+        f"{figures.txs:,} transactions",
+        caption="Ctrl-C stops",
     )
     drawn.add_column("tier")
     for heading in ("frames", "p50 µs", "p99 µs", "max µs", "missed", "overwritten", "gaps"):
