@@ -50,6 +50,7 @@ _WIRE_FORMATS = {"codec", "handshake", "block_payload"}
 
 # Where a user or the interpreter comes in.
 _ENTRIES = {
+    "bitcoin_sprint.control.entry",
     "bitcoin_sprint.control.cli",
     "bitcoin_sprint.control.sprintd",
     "bitcoin_sprint.control.child",

@@ -37,10 +37,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 0  # the operator has seen enough
     except BrokenPipeError:
-        # The reader of our output (head, less) has seen enough. Python would complain at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()  # its reader (head, less) has seen enough
         return 0
+    except OSError as error:
+        # A disk that is full under our output, or what the host refused unexpectedly.
+        print(f"sprint: {error}", file=sys.stderr)
+        _forget_output()
+        return SprintError.exit_code
     return code
+
+
+def _forget_output() -> None:
+    """Send what still waits to be written nowhere: Python would complain about it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
+
+from bitcoin_sprint.config.schema import INSTANCE_PATTERN
 
 # What add_subparsers returns has no public name.
 Subparsers = Any
@@ -33,10 +36,21 @@ def add_command(
     return parser
 
 
+def instance_name(text: str) -> str:
+    """Return ``text`` where it can be an engine's name, for argparse."""
+    if not re.fullmatch(INSTANCE_PATTERN, text):
+        raise argparse.ArgumentTypeError(f"{text[:64]!r}: must match {INSTANCE_PATTERN}")
+    return text
+
+
 def add_instance_option(parser: argparse.ArgumentParser) -> None:
     """Declare the option that names a running engine."""
     parser.add_argument(
-        "--instance", default="main", metavar="NAME", help="the engine's name (default: main)"
+        "--instance",
+        type=instance_name,
+        default="main",
+        metavar="NAME",
+        help="the engine's name (default: main)",
     )
 
 

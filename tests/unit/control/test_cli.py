@@ -1,5 +1,6 @@
 """The command's own behaviour; its subcommands are tested against a running engine."""
 
+import errno
 import os
 import sys
 
@@ -45,3 +46,28 @@ def test_a_reader_of_our_output_may_leave_early(failing, monkeypatch):
         monkeypatch.setattr(sys, "stdout", output)
         assert cli.main(["status"]) == 0
     os.close(read_end)
+
+
+def test_output_that_cannot_be_written_is_one_line_and_code_1(failing, monkeypatch, capsys):
+    failing(OSError(errno.ENOSPC, "No space left on device"))
+    with open(os.devnull, "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        assert cli.main(["status"]) == 1
+    assert capsys.readouterr().err == "sprint: [Errno 28] No space left on device\n"
+
+
+@pytest.mark.parametrize("command", ["status", "stat", "tail"])
+@pytest.mark.parametrize("name", ["a/b", "../x", "", "x" * 300, "Main"])
+def test_a_name_that_no_engine_can_have_is_a_usage_error(command, name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([command, "--instance", name])
+    assert ended.value.code == 2
+    assert "must match" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seconds", ["nan", "-5", "0", "inf", "soon"])
+def test_the_demo_runs_for_some_time_or_not_at_all(seconds, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["demo", "--seconds", seconds])
+    assert ended.value.code == 2
+    assert "--seconds" in capsys.readouterr().err
