@@ -10,7 +10,7 @@ import msgspec
 import psutil
 
 from bitcoin_sprint.config import Config, format_duration
-from bitcoin_sprint.errors import SprintError
+from bitcoin_sprint.errors import NotRunningError, SprintError
 from bitcoin_sprint.metrics import CountersView, Snapshot
 from bitcoin_sprint.tiers import Delivery, TierPolicy
 
@@ -99,18 +99,25 @@ class ProcessStatus(msgspec.Struct, frozen=True):
 
 
 def read_status(instance: str) -> dict[str, Any]:
-    """Return a running instance's turbo status and ``processes``; NotRunningError when none."""
+    """Return a running instance's turbo status and ``processes``.
+
+    NotRunningError when there is none, or only what a killed one left.
+    """
     view = CountersView.attach(instance, "sprintd")
     try:
         sprintd = view.snapshot()
     finally:
         view.close()
+    if not sprintd["alive"]:
+        raise NotRunningError(
+            f"instance {instance} does not run: its sprintd (pid {sprintd['pid']}) was killed"
+        )
     status: dict[str, Any] = msgspec.json.decode(sprintd["labels"][TURBO_STATUS])
     status["network"] = sprintd["labels"]["network"]
     status["placement"] = sprintd["labels"]["placement"]
     own = ProcessStatus(
         role="sprintd",
-        state="ready" if sprintd["alive"] else "dead",
+        state="ready",
         pid=sprintd["pid"],
         restarts=0,
         heartbeat_age_s=_age_s(sprintd),

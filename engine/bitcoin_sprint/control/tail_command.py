@@ -55,7 +55,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _ring(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    ring = Ring.attach(arguments.instance, arguments.ring)
+    try:
+        ring = Ring.attach(arguments.instance, arguments.ring)
+    except NotRunningError as error:
+        raise NotRunningError(f"instance {arguments.instance} does not run: {error}") from error
     with ring.reader(start=arguments.start, wait="block") as reader:
         while True:
             frame = reader.wait(_LOOK_S)

@@ -1,9 +1,15 @@
 """The turbo status: names and values of the contract, spelled exactly so."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from bitcoin_sprint.config import load
-from bitcoin_sprint.control.status import features, turbo_line, turbo_status
+from bitcoin_sprint.control import leftovers
+from bitcoin_sprint.control.status import features, read_status, turbo_line, turbo_status
+from bitcoin_sprint.errors import NotRunningError
 
 
 def test_turbo_says_what_the_contract_says():
@@ -65,3 +71,19 @@ def test_the_turbo_line_is_the_contracts():
 def test_a_raised_buffer_is_what_the_line_says(size):
     config = load(None, {"tier": "turbo", "block_buffer_size": size})
     assert f"blockBufferSize={size}" in (turbo_line(config) or "")
+
+
+def test_what_a_killed_engine_left_is_no_running_one():
+    instance = f"t{os.getpid()}-left"
+    script = (
+        "import os\n"
+        "from bitcoin_sprint.metrics import Counters\n"
+        f"counters = Counters.create({instance!r}, 'sprintd', [])\n"
+        "os._exit(0)"
+    )
+    try:
+        subprocess.run([sys.executable, "-c", script], check=True)
+        with pytest.raises(NotRunningError, match="was killed"):
+            read_status(instance)
+    finally:
+        leftovers.sweep(instance)
