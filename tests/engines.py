@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -132,7 +133,9 @@ class Engine:
         left = self.leftovers()
         for path in _SHM.glob(f"sprint.{self.instance}.*"):
             path.unlink()
-        assert not left, f"left behind: {left}\n{self.log()}"
+        log = self.log()
+        shutil.rmtree(self.folder)
+        assert not left, f"left behind: {left}\n{log}"
 
 
 def private_ports() -> dict[str, object]:
