@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from engines import Engine, stream_address
@@ -13,17 +14,28 @@ from engines import Engine, stream_address
 _TIERS = ["free", "pro", "business", "turbo", "enterprise"]
 
 
+class Ended(NamedTuple):
+    """A command that has ended."""
+
+    pid: int
+    stdout: str
+    stderr: str
+
+
 def _sprint(*arguments, code=0, **options):
-    ended = subprocess.run(
+    with subprocess.Popen(
         [sys.executable, "-m", "bitcoin_sprint.control.cli", *arguments],
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
-        timeout=90,
         **options,
-    )
-    assert ended.returncode == code, ended.stderr
-    return ended
+    ) as command:
+        try:
+            stdout, stderr = command.communicate(timeout=90)
+        finally:
+            command.kill()
+    assert command.returncode == code, stderr
+    return Ended(command.pid, stdout, stderr)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +125,7 @@ def test_the_demo_serves_every_tier_and_ends_with_one_json_line():
     assert figures["gaps"] == 0
     assert figures["blocks"] > 3
     assert figures["headers"] >= figures["blocks"]
-    assert not list(Path("/dev/shm").glob("sprint.demo-*"))
+    assert not list(Path("/dev/shm").glob(f"sprint.demo-{ended.pid}.*"))
 
 
 def test_ctrl_c_ends_the_demo_with_a_summary():
