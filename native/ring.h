@@ -98,9 +98,9 @@ int sp_writer_format(sp_writer *writer, void *base, uint64_t mapped_bytes, uint6
                      const char *name, uint64_t session);
 
 /* sp_writer_takeover opens the writer on a segment whose writer died. The caller holds the write
- * lock. Checks magic, version, sizes, every slot, and the newest frame's CRC; raises the epoch and
- * goes on at the next number. Returns SP_OK, or a negative code with writer->detail: the segment
- * was not touched and does not fit. */
+ * lock. Checks magic, version, sizes, every slot and its frame's place, and the newest frame's CRC;
+ * raises the epoch and goes on at the next number. Returns SP_OK, or a negative code with
+ * writer->detail: the segment was not touched and does not fit. */
 int sp_writer_takeover(sp_writer *writer, void *base, uint64_t mapped_bytes);
 
 /* sp_writer_set_wake gives the writer the mapped .wake object (SP_WAKE_BYTES, NULL: none) and the

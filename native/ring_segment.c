@@ -9,6 +9,8 @@
 #include <signal.h>
 #include <stdlib.h>
 
+#define POSITION_MAX (UINT64_C(1) << 62) /* no ring lives to see it */
+
 uint64_t sp_segment_bytes(uint64_t slot_count, uint64_t arena_bytes)
 {
     return sp_round_up(SP_SLOTS_OFFSET + slot_count * SP_SLOT_BYTES, SP_PAGE_BYTES) + arena_bytes;
@@ -155,19 +157,48 @@ static int scan(const sp_header *header, const sp_descriptor *slots, found *out,
     return SP_OK;
 }
 
-/* check_newest verifies the newest frame's place and, if its payload was not overwritten, its CRC.
- * */
+/* check_place verifies that a frame lies within the arena and below the intent. */
+static int check_place(const sp_header *header, const sp_descriptor *frame, char *detail)
+{
+    uint64_t offset = frame->position % header->arena_bytes, intent = header->tail_intent;
+    if (frame->length <= header->arena_bytes && offset <= header->arena_bytes - frame->length &&
+        frame->position <= intent && frame->length <= intent - frame->position)
+        return SP_OK;
+    return sp_refuse(SP_E_CORRUPT, detail, "frame %llu: %u bytes at position %llu, tail at %llu",
+                     (unsigned long long)frame->seq, frame->length,
+                     (unsigned long long)frame->position, (unsigned long long)intent);
+}
+
+/* check_run verifies that each slot holds the one frame that the newest leaves for it, in a place
+ * that a frame can have: a reader would wait at a hole, or stop at a wrong place, for good. */
+static int check_run(const sp_header *header, const sp_descriptor *slots, const found *hold,
+                     char *detail)
+{
+    uint64_t mask = header->slot_count - 1;
+    if (header->tail_intent > POSITION_MAX)
+        return sp_refuse(SP_E_CORRUPT, detail, "tail at %llu",
+                         (unsigned long long)header->tail_intent);
+    for (uint64_t at = 0; at <= mask; at++) {
+        uint64_t back = (hold->newest - at) & mask;
+        uint64_t expected = back < hold->newest ? hold->newest - back : 0;
+        if (hold->busy != UINT64_MAX && at == ((hold->newest + 1) & mask))
+            continue;
+        if (slots[at].seq != expected)
+            return sp_refuse(SP_E_CORRUPT, detail, "slot %llu holds frame %llu instead of %llu",
+                             (unsigned long long)at, (unsigned long long)slots[at].seq,
+                             (unsigned long long)expected);
+        int code = expected == 0 ? SP_OK : check_place(header, &slots[at], detail);
+        if (code != SP_OK)
+            return code;
+    }
+    return SP_OK;
+}
+
+/* check_newest verifies the newest frame's CRC, if its payload was not overwritten. */
 static int check_newest(const sp_header *header, const sp_descriptor *frame, const uint8_t *arena,
                         char *detail)
 {
     uint64_t offset = frame->position % header->arena_bytes;
-    if (frame->length > header->arena_bytes || offset > header->arena_bytes - frame->length ||
-        frame->position + frame->length > header->tail_intent)
-        return sp_refuse(SP_E_CORRUPT, detail,
-                         "frame %llu: %u bytes at position %llu, tail at %llu",
-                         (unsigned long long)frame->seq, frame->length,
-                         (unsigned long long)frame->position,
-                         (unsigned long long)header->tail_intent);
     if (header->tail_intent - frame->position > header->arena_bytes)
         return SP_OK;
     uint32_t crc = sp_crc32c(0, arena + offset, frame->length);
@@ -192,6 +223,9 @@ int sp_writer_takeover(sp_writer *writer, void *base, uint64_t mapped_bytes)
         (const sp_descriptor *)(const void *)((const uint8_t *)base + header->slots_offset);
     const uint8_t *arena = (const uint8_t *)base + header->arena_offset;
     code = scan(header, slots, &slots_hold, writer->detail);
+    if (code != SP_OK)
+        return code;
+    code = check_run(header, slots, &slots_hold, writer->detail);
     if (code != SP_OK)
         return code;
     const sp_descriptor *newest = &slots[slots_hold.newest & (header->slot_count - 1)];

@@ -187,6 +187,18 @@ def _out_of_the_arena(memory: mmap.mmap) -> None:
     struct.pack_into("<I", memory, _slot(20, "length"), 1 << 30)
 
 
+def _hole(memory: mmap.mmap) -> None:
+    _u64(memory, _slot(15), 0)
+
+
+def _older_out_of_the_arena(memory: mmap.mmap) -> None:
+    struct.pack_into("<I", memory, _slot(15, "length"), 1 << 30)
+
+
+def _older_past_the_tail(memory: mmap.mmap) -> None:
+    _u64(memory, _slot(15, "position"), 2**64 - 64)
+
+
 def _past_the_tail(memory: mmap.mmap) -> None:
     _u64(memory, _slot(20, "position"), 1 << 40)
 
@@ -203,6 +215,10 @@ def _past_the_tail(memory: mmap.mmap) -> None:
      (_set("tail_intent", 0), "tail at 0"), (_noise, "magic is"),
      (_wrong_slot, "slot 4 holds frame 23"), (_two_busy, "slot 6 holds frame 21"),
      (_two_rounds, "at once"), (_flipped_bit, "frame 20: CRC32C is"),
+     (_set("tail_intent", 2**64 - 64), "tail at 18446744073709551552"),
+     (_hole, "slot 15 holds frame 0 instead of 15"),
+     (_older_out_of_the_arena, "frame 15: 1073741824 bytes"),
+     (_older_past_the_tail, "frame 15: 8 bytes at position 18446744073709551552"),
      (_out_of_the_arena, "frame 20: 1073741824 bytes"), (_past_the_tail, "frame 20")],
     ids=lambda value: getattr(value, "__name__", ""),
 )  # fmt: skip
