@@ -94,6 +94,18 @@ def test_whatever_the_writer_does_at_any_moment_of_a_readers_poll_is_accounted_f
     assert int(_run(program).split()[1]) > 10_000
 
 
+@pytest.mark.parametrize("sanitizers", [["-O1"], ADDRESS], ids=["plain", "sanitized"])
+def test_at_each_of_the_writers_stores_readers_are_told_the_truth_and_a_successor_goes_on(
+    build: Build, sanitizers: list[str]
+) -> None:
+    program = build("ring_stores.c", "-std=gnu11", *sanitizers, writer=WRITER[1:])
+    counts = dict(zip(*[iter(_run(program, 2_000).split())] * 2, strict=True))
+    assert counts["deaths"] == counts["moments"]
+    assert int(counts["moments"]) > 10_000
+    assert int(counts["whole"]) > 10_000
+    assert int(counts["revocations"]) > 100
+
+
 @pytest.mark.parametrize("language", ["c11", "c++17"])
 def test_a_program_with_the_header_alone_reads_what_python_publishes(
     build: Build, language: str
