@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -22,6 +23,8 @@ from bitcoin_sprint.tiers import TIERS
 
 _SHM = Path("/dev/shm")
 _WAIT_S = 60.0
+_PORT_CLAIMS = ExitStack()
+"""Held until the tests end: no demo that starts meanwhile is given a port of ours."""
 
 
 class Engine:
@@ -143,7 +146,7 @@ def private_ports() -> dict[str, object]:
     wanted = {
         f"relay.tiers.{tier}.{field}": 0 for tier in TIERS for field in ("stream_port", "zmq_port")
     }
-    return dict(free_ports({**wanted, "sim.port": 0}))
+    return dict(free_ports({**wanted, "sim.port": 0}, _PORT_CLAIMS))
 
 
 def stream_address(engine: Engine, tier: str) -> str:

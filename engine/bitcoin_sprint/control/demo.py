@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import math
 import os
 import signal
@@ -28,8 +29,10 @@ from bitcoin_sprint.control.commands import Subparsers, add_command, print_json
 from bitcoin_sprint.control.demo_figures import Figures, figures_of, read_figures
 from bitcoin_sprint.control.status import read_snapshot
 from bitcoin_sprint.control.supervisor import Supervisor
+from bitcoin_sprint.errors import HostError
 
 _DRAW_S = 0.5
+_PORT_ATTEMPTS = 16
 _TALLY_S = 0.3
 
 
@@ -65,8 +68,11 @@ def _seconds(text: str) -> float:
 def run(arguments: argparse.Namespace) -> int:
     """Run ``sprint demo``; with ``--json`` its last line of output is one JSON object."""
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="bitcoin-sprint-demo-") as folder:
-        config = demo_config(folder, arguments.interval, arguments.log_level)
+    with (
+        tempfile.TemporaryDirectory(prefix="bitcoin-sprint-demo-") as folder,
+        contextlib.ExitStack() as claims,
+    ):
+        config = demo_config(folder, arguments.interval, arguments.log_level, claims)
         logs.configure(config.log, "demo")
         figures = uvloop.run(_run(config, arguments.seconds, draw=not arguments.json))
     if arguments.json:
@@ -76,8 +82,11 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def demo_config(folder: str, interval: str, log_level: str) -> Config:
-    """Return the configuration of a private instance: the default ports, others where taken."""
+def demo_config(folder: str, interval: str, log_level: str, claims: contextlib.ExitStack) -> Config:
+    """Return the configuration of a private instance: the default ports, others where taken.
+
+    The ports are ours until ``claims`` is closed.
+    """
     defaults = load()
     wanted = {
         f"relay.tiers.{policy.name}.{field}": getattr(policy, field)
@@ -98,26 +107,47 @@ def demo_config(folder: str, interval: str, log_level: str) -> Config:
         "ring.tx_arena": "32MiB",
         "ring.mode": "0600",
         "log.level": log_level,
-        **free_ports(wanted),
+        **free_ports(wanted, claims),
     }
     return load(None, overrides)
 
 
-def free_ports(wanted: dict[str, int]) -> dict[str, int]:
-    """Return ``wanted`` with each port that is taken on loopback replaced by a free one."""
-    held: list[socket.socket] = []
-    ports = {}
-    try:
+def free_ports(wanted: dict[str, int], claims: contextlib.ExitStack) -> dict[str, int]:
+    """Return ``wanted`` with each port that is taken on loopback replaced by a free one.
+
+    A relay listens only seconds later. Until ``claims`` is closed nobody else is given a port
+    that was returned here: two demos started together would otherwise choose the same ones.
+    """
+    ports: dict[str, int] = {}
+    with contextlib.ExitStack() as listeners:
         for key, port in wanted.items():
-            listener = _listener(port) or _listener(0)
-            if listener is None:
-                raise OSError("no free port on loopback")
-            held.append(listener)
-            ports[key] = int(listener.getsockname()[1])
-    finally:
-        for listener in held:
-            listener.close()
+            for candidate in (port, *[0] * _PORT_ATTEMPTS):
+                listener = _listener(candidate)
+                if listener is None:
+                    continue
+                listeners.callback(listener.close)
+                found = int(listener.getsockname()[1])
+                if _claim(found, claims):
+                    ports[key] = found
+                    break
+            else:
+                raise HostError("no free port on loopback")
     return ports
+
+
+def _claim(port: int, claims: contextlib.ExitStack) -> bool:
+    """Claim a port among the demos of this host; False when another has it.
+
+    A name in the abstract namespace of Unix sockets belongs to one socket, and goes with it.
+    """
+    claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        claim.bind(f"\0bitcoin-sprint-port-{port}")
+    except OSError:
+        claim.close()
+        return False
+    claims.callback(claim.close)
+    return True
 
 
 def _listener(port: int) -> socket.socket | None:
