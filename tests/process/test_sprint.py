@@ -90,6 +90,11 @@ def test_an_instance_that_does_not_run_ends_with_4_and_one_line(command):
     assert "nobody-here" in ended.stderr
 
 
+def test_tail_of_an_address_where_nobody_answers_says_so():
+    ended = _sprint("tail", "--connect", "tcp://127.0.0.1:1", code=1)
+    assert ended.stderr == "sprint: tcp://127.0.0.1:1: no answer within the connect timeout\n"
+
+
 def test_config_show_tells_where_each_value_stood_and_check_refuses_a_wrong_one(tmp_path):
     path = tmp_path / "sprint.toml"
     path.write_text('tier = "turbo"\n')

@@ -16,7 +16,7 @@ from bitcoin_sprint.control.commands import (
     add_instance_option,
     print_json,
 )
-from bitcoin_sprint.errors import NotRunningError
+from bitcoin_sprint.errors import Disconnected, NotRunningError
 from bitcoin_sprint.frames import Flag, Kind, Level
 from bitcoin_sprint.ring import Frame as RingFrame
 from bitcoin_sprint.ring import Ring
@@ -72,6 +72,10 @@ def _ring(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def _stream(address: str) -> Iterator[dict[str, Any]]:
     with Subscriber(address) as subscriber:
+        try:
+            subscriber.connect()
+        except Disconnected as error:
+            raise Disconnected(f"{address}: {error}") from error
         for frame in subscriber:
             row = _row(frame)
             row["latency_us"] = (time.time_ns() - frame.publish_ns) // 1000
