@@ -36,19 +36,26 @@ def _new_instance() -> str:
 
 
 class PythonRing:
-    """``Writer.publish`` and a spinning ``Reader.wait``, or reserve and commit."""
+    """``Writer.publish`` and a spinning ``Reader.wait``, or reserve and commit.
+
+    ``committed_bytes``: of a payload that is filled like any other, only so many are committed.
+    """
 
     variant = "spinning"
 
-    def __init__(self) -> None:
-        self.name = "python ring"
+    def __init__(self, committed_bytes: int | None = None) -> None:
+        self.name = "python ring" if committed_bytes is None else f"{committed_bytes} B of it"
         self._instance = _new_instance()
+        self._committed_bytes = committed_bytes
 
     @contextlib.contextmanager
     def writing(self, load: Load) -> Iterator[Writing]:
         """The writer of a ring of its own."""
         with _writer(self._instance) as writer:
-            yield _Committing(load, writer) if load.from_commit else _Publishing(load, writer)
+            if load.from_commit:
+                yield _Committing(load, writer, self._committed_bytes or load.size)
+            else:
+                yield _Publishing(load, writer)
 
     @contextlib.contextmanager
     def reading(self, load: Load) -> Iterator[_WholeReading]:
@@ -184,6 +191,10 @@ class _Publishing:
 class _Committing(_Publishing):
     """Reserve and fill beforehand, ``Reservation.commit`` on a timetable."""
 
+    def __init__(self, load: Load, writer: Writer, committed_bytes: int) -> None:
+        super().__init__(load, writer)
+        self._committed_bytes = committed_bytes
+
     def send_all(self, start_ns: int) -> None:
         """Sends the load's messages by its timetable."""
         clock, pack = time.monotonic_ns, oneway.STAMP.pack_into
@@ -193,7 +204,7 @@ class _Committing(_Publishing):
             pack(payload, 0, due, index)
             reservation = self._writer.reserve(len(payload))
             reservation.buffer[:] = payload
-            reservation.advance(len(payload))
+            reservation.advance(self._committed_bytes)
             while clock() < due:
                 pass
             reservation.commit(kind, hash=_HASH, level=level)
