@@ -3,8 +3,8 @@
  * Order of one publication, and why:
  *   tail_intent <- end, fence(release)   whoever sees a byte of the payload sees the intent
  *   payload
- *   slot.seq <- seq - 1, fence(release)  whoever sees a new word of the descriptor sees the busy
- *   mark descriptor by relaxed words
+ *   slot.seq <- seq - 1, fence(release)  whoever sees a new word of the descriptor sees this mark
+ *   descriptor by relaxed words
  *   slot.seq <- seq (release)            whoever sees seq sees descriptor and payload
  *   head_hint <- seq (release), fence(seq_cst), look for sleepers
  * A writer that dies between any two of these stores leaves a segment that a successor can go on
