@@ -117,32 +117,35 @@ static uint32_t sp_gather(uint8_t *to, const sp_part *parts, uint64_t part_count
     return crc;
 }
 
-/* sp_write_slot makes the frame visible. */
-static inline void sp_write_slot(sp_writer *writer, sp_descriptor *frame)
+/* sp_write_slot makes the frame visible. `words` is its descriptor but for the sequence number.
+ *
+ * It is put together in whole words from the start: read back as words after narrower stores, it
+ * would wait for those to leave the store buffer, behind the payload's lines (bench/bench_ring.py,
+ * C reader at 80 B: 285 ns against 244). */
+static inline void sp_write_slot(sp_writer *writer, uint64_t sequence,
+                                 const uint64_t words[SP_SLOT_BYTES / 8])
 {
-    uint64_t words[SP_SLOT_BYTES / 8];
-    sp_descriptor *slot = &writer->slots[frame->seq & writer->slot_mask];
-    uint64_t *to = (uint64_t *)(void *)slot;
-    memcpy(words, frame, sizeof words);
-    SP_STORE_RELAXED(&slot->seq, frame->seq - 1);
+    uint64_t *to = (uint64_t *)(void *)&writer->slots[sequence & writer->slot_mask];
+    SP_STORE_RELAXED(to, sequence - 1);
     /* SYNC: pairs with the acquire fence in sp_take and sp_whole. */
     SP_FENCE_RELEASE();
     for (unsigned at = 1; at < SP_SLOT_BYTES / 8; at++)
         SP_STORE_RELAXED(to + at, words[at]);
     /* SYNC: pairs with the acquire loads of slot.seq in sp_poll, sp_ready, sp_head and sp_whole. */
-    SP_STORE_RELEASE(&slot->seq, frame->seq);
+    SP_STORE_RELEASE(to, sequence);
 }
 
-/* sp_prefetch asks for the lines that the next small frame will be written to, so that its stores
- * need not wait for readers to give them up. Changes nothing that anybody can see. */
+/* sp_prefetch asks for the lines that a small frame will be written to, all but the slot's first,
+ * which readers look at all the time and would only fetch back: that happens while the clock is
+ * read. Not earlier: a reader's own prefetcher learns where payloads come and takes them away again.
+ * Changes nothing that anybody can see. */
 static inline void sp_prefetch(const sp_writer *writer)
 {
     const uint8_t *slot = (const uint8_t *)&writer->slots[writer->next & writer->slot_mask];
     const uint8_t *payload = writer->arena + writer->allocated % writer->arena_bytes;
-    SP_PREFETCH_WRITE(slot);
-    SP_PREFETCH_WRITE(slot + 64);
     SP_PREFETCH_WRITE(payload);
     SP_PREFETCH_WRITE(payload + 64);
+    SP_PREFETCH_WRITE(slot + 64);
 }
 
 /* sp_announce moves the head hint and wakes whoever sleeps. */
@@ -176,34 +179,40 @@ static inline sp_instant sp_now(void)
                         .stamp_ns = next_stamp_ns(now, 0)};
 }
 
+static inline uint64_t sp_word_at(const uint8_t *bytes)
+{
+    uint64_t word;
+    memcpy(&word, bytes, sizeof word);
+    return word;
+}
+
 static int64_t publish_at(sp_writer *writer, const sp_meta *meta, uint64_t position,
                           uint64_t length, uint32_t crc, sp_instant now)
 {
-    sp_descriptor frame;
-    memset(&frame, 0, sizeof frame);
-    frame.seq = writer->next;
-    frame.position = position;
-    frame.length = (uint32_t)length;
-    frame.crc32c = crc;
-    frame.kind = meta->kind;
-    frame.chain = meta->chain;
-    frame.level = meta->level;
-    frame.flags = meta->flags;
-    frame.height = meta->height;
-    frame.source = meta->source;
-    memcpy(frame.hash, meta->hash, sizeof frame.hash);
-    frame.origin_ns = meta->origin_ns;
-    frame.first_byte_ns = meta->first_byte_ns;
-    frame.last_byte_ns = meta->last_byte_ns;
-    frame.publish_ns = now.publish_ns;
-    frame.stamp_ns = now.stamp_ns;
+    uint64_t sequence = writer->next;
+    const uint64_t words[SP_SLOT_BYTES / 8] = {
+        0, /* seq, which sp_write_slot stores twice */
+        position,
+        length | (uint64_t)crc << 32,
+        meta->kind | (uint64_t)meta->chain << 8 | (uint64_t)meta->level << 16 |
+            (uint64_t)meta->flags << 32,
+        (uint32_t)meta->height | (uint64_t)meta->source << 32,
+        sp_word_at(meta->hash),
+        sp_word_at(meta->hash + 8),
+        sp_word_at(meta->hash + 16),
+        sp_word_at(meta->hash + 24),
+        now.publish_ns,
+        meta->origin_ns,
+        meta->first_byte_ns,
+        meta->last_byte_ns,
+        now.stamp_ns,
+    };
     if (length >= NON_TEMPORAL_BYTES)
         SP_FENCE_STORES();
-    sp_write_slot(writer, &frame);
-    writer->next = frame.seq + 1;
-    sp_announce(writer, frame.seq);
-    sp_prefetch(writer);
-    return (int64_t)frame.seq;
+    sp_write_slot(writer, sequence, words);
+    writer->next = sequence + 1;
+    sp_announce(writer, sequence);
+    return (int64_t)sequence;
 }
 
 int64_t sp_writer_publish(sp_writer *writer, const sp_meta *meta, const sp_part *parts,
@@ -217,6 +226,7 @@ int64_t sp_writer_publish(sp_writer *writer, const sp_meta *meta, const sp_part 
                              (unsigned long long)most);
         length += parts[part].length;
     }
+    sp_prefetch(writer);
     sp_instant now = {0, 0};
     if (length < NON_TEMPORAL_BYTES)
         now = sp_now();

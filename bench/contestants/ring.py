@@ -102,7 +102,7 @@ class CRing:
     def __init__(self) -> None:
         self.name = "C ring"
         self._instance = _new_instance()
-        native_ends.library()  # compiled before the fork
+        native_ends.share_clock()  # compiled, and the same for both ends: before the fork
 
     @contextlib.contextmanager
     def writing(self, load: Load) -> Iterator[_CWriting]:
