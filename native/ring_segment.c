@@ -253,6 +253,9 @@ void sp_writer_set_wake(sp_writer *writer, void *wake, uint64_t inode, uint32_t 
     SP_STORE_RELAXED(&writer->header->wake_offset, offset);
     /* SYNC: pairs with the acquire loads of wake_inode in sp_open_wake and sp_sleep. */
     SP_STORE_RELEASE(&writer->header->wake_inode, wake == NULL ? 0 : inode);
+    /* Whoever sleeps raised its flag in the object before, where nobody looks any more. */
+    SP_FENCE_SEQ_CST();
+    SP_FUTEX_WAKE_ALL(&writer->header->head_hint);
 }
 
 void sp_segment_close(sp_header *header)

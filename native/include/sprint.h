@@ -319,7 +319,7 @@ enum sp_wait_mode { SP_WAIT_SPIN = 0, SP_WAIT_SPIN_THEN_YIELD = 1, SP_WAIT_BLOCK
 #define SP_LOOKS_BEFORE_SLEEP 128u  /* of block */
 #define SP_LOOKS_BEFORE_DOUBT 65536u /* of spin and spin_then_yield: is there a writer at all? */
 #ifndef SP_SLEEP_NS_MAX
-#define SP_SLEEP_NS_MAX INT64_C(50000000) /* longest sleep before state and .wake are looked at */
+#define SP_SLEEP_NS_MAX INT64_C(250000000) /* longest sleep before state and .wake are looked at */
 #endif
 #define SP_SLEEP_NS_UNWAKED INT64_C(1000000) /* the same where .wake is not writable */
 

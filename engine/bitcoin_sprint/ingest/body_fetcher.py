@@ -75,14 +75,18 @@ class BodyFetcher:
     """Asks feeds for the bodies that are wanted. One thread, that of the event loop.
 
     ``clock``: seconds, monotonic. ``spawn`` runs a coroutine in the background; by default as a
-    task of the running loop.
+    task of the running loop. ``on_request`` is called when a body is wanted that was not.
     """
 
     def __init__(
-        self, clock: Callable[[], float] = time.monotonic, spawn: Spawn | None = None
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        spawn: Spawn | None = None,
+        on_request: Callable[[], None] = lambda: None,
     ) -> None:
         self._clock = clock
         self._spawn = spawn or self._spawn_task
+        self._on_request = on_request
         self._feeds: list[Feed] = []
         self._requests: dict[bytes, _Request] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -178,6 +182,7 @@ class BodyFetcher:
             if len(self._requests) >= REQUESTS_MAX:
                 return None
             request = self._requests[hash] = _Request(hash, self._clock())
+            self._on_request()
         return request
 
     def _feed_of(self, source: Source) -> Feed | None:

@@ -60,7 +60,8 @@ class Intake:
     """See the module. One thread; every argument is borrowed.
 
     ``nodes``: trusted nodes, the first one's word counts. ``clock``: seconds, monotonic;
-    ``unix_time``: seconds, against which block times are checked.
+    ``unix_time``: seconds, against which block times are checked. ``on_wait`` is called when ``waits``
+    becomes true of a node's word.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Intake:
         nodes: Sequence[Source] = (),
         clock: Callable[[], float] = time.monotonic,
         unix_time: Callable[[], float] = time.time,
+        on_wait: Callable[[], None] = lambda: None,
     ) -> None:
         self.network = network
         self.chain = chain
@@ -91,7 +93,7 @@ class Intake:
             network, chain, self._headers, blocks, counters, unix_time()
         )
         connected = self._chain_frames.recovered(Level.CONNECTED)
-        self._words = NodeWords(chain, self, nodes, clock, connected)
+        self._words = NodeWords(chain, self, nodes, clock, connected, on_wait)
         self._bulk_until: float | None = None
         self._bulk_source = OURSELVES
         self._save_failed = False
@@ -254,6 +256,11 @@ class Intake:
     def connected_tip(self) -> HeaderEntry | None:
         """The tip of level ``connected``."""
         return self._words.tip
+
+    @property
+    def waits(self) -> bool:
+        """Whether something waits that milliseconds count for: then ``tick`` is due every 25 ms."""
+        return self._bulk_until is not None or self._words.waits or len(self._fetcher) > 0
 
     def tick(self) -> None:
         """Go on where time has passed; to be called several times a second."""

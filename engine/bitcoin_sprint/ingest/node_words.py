@@ -101,7 +101,8 @@ class NodeWords:
 
     ``tip`` is where the TIP frames of level ``connected`` stand, None when none went out yet: then
     the first word is taken as the start, and only what changes from there becomes frames (as a
-    node's own notifications have it). ``clock``: seconds, monotonic.
+    node's own notifications have it). ``clock``: seconds, monotonic. ``on_wait`` is called when
+    ``waits`` becomes true.
     """
 
     def __init__(
@@ -111,8 +112,10 @@ class NodeWords:
         nodes: Sequence[Source],
         clock: Callable[[], float],
         tip: HeaderEntry | None = None,
+        on_wait: Callable[[], None] = lambda: None,
     ) -> None:
         self._chain = chain
+        self._on_wait = on_wait
         self._sink = sink
         self._clock = clock
         self._nodes = {source.index: _Node(source, clock()) for source in nodes}
@@ -123,6 +126,11 @@ class NodeWords:
         self.jumps_count = 0
         self.dropped_count = 0
         self.unseen_bodies_count = 0
+
+    @property
+    def waits(self) -> bool:
+        """Whether a word waits for the header or body that it speaks of."""
+        return self._waiting_since is not None
 
     @property
     def active(self) -> Source | None:
@@ -225,6 +233,7 @@ class NodeWords:
         now = self._clock()
         if self._waiting_since is None:
             self._waiting_since = now
+            self._on_wait()
         waited = now - self._waiting_since
         if waited >= bound_s or node.is_full:
             return True

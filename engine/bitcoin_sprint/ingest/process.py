@@ -25,15 +25,16 @@ from bitcoin_sprint.ingest.body_fetcher import BodyFetcher
 from bitcoin_sprint.ingest.feed import Feed
 from bitcoin_sprint.ingest.intake import Intake
 from bitcoin_sprint.ingest.intake_counters import COUNTERS, HISTOGRAMS, IntakeCounters
+from bitcoin_sprint.ingest.pace import Pace
 from bitcoin_sprint.ingest.sources import SourceTable, build_feeds, node_sources
 from bitcoin_sprint.ingest.transaction_frames import TransactionFrames
 from bitcoin_sprint.metrics import Counters
 from bitcoin_sprint.ring import Ring, RingOptions, Writer, plan
 from bitcoin_sprint.validate import HeaderChain
 
-TICK_S: Final = 0.025
-TICKS_PER_HEARTBEAT: Final = 4
-TICKS_PER_REPORT: Final = 40
+HEARTBEAT_S: Final = 0.1
+"""Between two signs of life in the rings, while there is that much to do."""
+REPORT_S: Final = 1.0
 FEED_RESTART_S: Final = 1.0
 FEED_COUNTS: Final = frozenset({"connections", "bytes_received", "gaps", "messages_lost"})
 """What of a feed's own figures becomes counters."""
@@ -100,8 +101,9 @@ class Ingest:
         self._counters = counters
         table = SourceTable(rings.set_source)
         self.chain = HeaderChain.open(network, header_file(config))
-        fetcher = BodyFetcher()
-        clock = asyncio.get_running_loop().time
+        self._pace = Pace()
+        fetcher = BodyFetcher(on_request=self._pace.hurry)
+        self._clock = clock = asyncio.get_running_loop().time
         nodes = node_sources(config, table)
         self.intake = Intake(
             network,
@@ -112,6 +114,7 @@ class Ingest:
             IntakeCounters(counters),
             nodes=[source for source in nodes if source.trusted],
             clock=clock,
+            on_wait=self._pace.hurry,
         )
         self.feeds = build_feeds(config, network, self.intake, table, nodes)
         for feed in self.feeds:
@@ -119,16 +122,18 @@ class Ingest:
 
     async def tick(self) -> None:
         """Let time pass for intake, rings and counters, until cancelled."""
-        count = 0
+        beat_at = report_at = self._clock()
         while True:
             self.intake.tick()
-            count += 1
-            if count % TICKS_PER_HEARTBEAT == 0:
+            now = self._clock()
+            if now >= beat_at:
+                beat_at = now + HEARTBEAT_S
                 self._rings.heartbeat()
-            if count % TICKS_PER_REPORT == 1:
+            if now >= report_at:
+                report_at = now + REPORT_S
                 self._counters.heartbeat()
                 self._report_feeds()
-            await asyncio.sleep(TICK_S)
+            await self._pace.pause(busy=self.intake.waits)
 
     def _report_feeds(self) -> None:
         """Show how each source stands: ``source.<name>.up``, and what it counts itself."""
