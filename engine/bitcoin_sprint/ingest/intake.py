@@ -60,8 +60,8 @@ class Intake:
     """See the module. One thread; every argument is borrowed.
 
     ``nodes``: trusted nodes, the first one's word counts. ``clock``: seconds, monotonic;
-    ``unix_time``: seconds, against which block times are checked. ``on_wait`` is called when ``waits``
-    becomes true of a node's word.
+    ``unix_time``: seconds, against which block times are checked. ``on_wait`` is called when a
+    node's word begins to wait, and ``waits`` becomes true with it.
     """
 
     def __init__(

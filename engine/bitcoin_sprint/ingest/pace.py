@@ -9,7 +9,7 @@ from typing import Final
 BUSY_S: Final = 0.025
 """Between two ticks while a body is awaited, or a node's word waits for what it speaks of."""
 IDLE_S: Final = 0.25
-"""Between two ticks while nothing waits: enough for what is counted in seconds, and next to free."""
+"""Between two ticks while nothing waits: enough for what is counted in seconds, and nearly free."""
 
 
 class Pace:
