@@ -38,7 +38,9 @@ COUNTERS: Final = (
     "node_tip_jumps",
     "tip_height",
     "connected_height",
+    "connected_up",
 )
+"""``connected_up``: whether a trusted node is up, so that level ``connected`` goes on."""
 HISTOGRAMS: Final = ("prove_ns", "header_ns", "block_ns", "transaction_ns")
 """``prove_ns``: time to prove a body; the others: last byte received to published."""
 SOURCE_COUNTERS: Final = (

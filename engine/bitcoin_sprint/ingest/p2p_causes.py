@@ -6,6 +6,7 @@ import enum
 from typing import Final
 
 from bitcoin_sprint.errors import ProtocolError
+from bitcoin_sprint.ingest.source_state import SourceState
 
 
 class Cause(enum.StrEnum):
@@ -50,6 +51,18 @@ class Cause(enum.StrEnum):
     def is_unfit(self) -> bool:
         """Whether asking the same peer again soon is pointless."""
         return self in _UNFIT
+
+    def state(self, *, was_ready: bool) -> SourceState:
+        """How a source stands whose connection ended so; ``was_ready``: after the handshake."""
+        if self is Cause.WRONG_MAGIC:
+            return SourceState.WRONG_NETWORK
+        if self.is_lie:
+            return SourceState.BANNED
+        if self.is_unfit:
+            return SourceState.UNFIT
+        if was_ready or self is Cause.UNREACHABLE:
+            return SourceState.DOWN
+        return SourceState.NO_HANDSHAKE
 
 
 _LIES: Final = frozenset(

@@ -27,6 +27,7 @@ from bitcoin_sprint.ingest.p2p_messages import Message
 from bitcoin_sprint.ingest.p2p_session import Session, SessionLimits, SessionSetting
 from bitcoin_sprint.ingest.p2p_transactions import TransactionRequests
 from bitcoin_sprint.ingest.peers import AddressBook, PeerAddress
+from bitcoin_sprint.ingest.source_state import Episode, SourceState
 
 _log = logging.getLogger(__name__)
 
@@ -126,7 +127,12 @@ class P2PFeed:
         self._call: _Call | None = None
         self._address: PeerAddress | None = None
         self._is_running = False
-        self._silent_failures = 0
+        # Peers that were found come and go; one that was asked for is missed.
+        self._episode = Episode(
+            source.name,
+            level=logging.INFO if fixed is None else logging.WARNING,
+            clock=group.clock,
+        )
         self._counts: Counter[str] = Counter()
         self._causes: Counter[str] = Counter()
 
@@ -163,6 +169,7 @@ class P2PFeed:
             while not call.ended.done():
                 await asyncio.wait((call.ended,), timeout=CHECK_S)
                 call.connection.check()
+                self._episode.settle()
                 if call.connection.ready:
                     call.session.check()
         finally:
@@ -184,11 +191,10 @@ class P2PFeed:
     def note_ready(self, connection: Connection) -> None:
         """The handshake is done."""
         self._counts["connections"] += 1
-        extra = self._log_fields() | {"user_agent": connection.user_agent}
-        if self._silent_failures:
-            extra["failures_before"] = self._silent_failures
-        self._silent_failures = 0
-        _log.info("peer connected", extra=extra)
+        fields = {"address": str(self._address), "user_agent": connection.user_agent}
+        if self._episode.count == 0:
+            _log.info("%s: connected", self.name, extra={"source": self.name, **fields})
+        self._episode.end(**fields)
 
     def _note_end(self, call: _Call, address: PeerAddress) -> None:
         cause, detail = call.ended.result()
@@ -200,31 +206,35 @@ class P2PFeed:
         if cause is Cause.CLOSED:
             return
         self._causes[cause] += 1
-        extra = self._log_fields()
-        extra |= {"cause": str(cause), "detail": detail, "retry_s": round(wait_s, 1)}
-        if cause.is_lie:
-            _log.warning("peer banned", extra=extra)
-        elif call.ready_at is not None:
-            _log.info("peer lost", extra=extra | {"ready_s": round(ready_s, 1)})
-        elif self._silent_failures == 0:
-            _log.warning("peer can't be reached", extra=extra)
-        self._silent_failures += call.ready_at is None
+        was_ready = call.ready_at is not None
+        self._episode.fail(
+            cause.state(was_ready=was_ready),
+            f"{_words(cause, was_ready)}: {detail}",
+            is_attempt=not was_ready,
+            address=str(self._address),
+            cause=str(cause),
+            retry_s=round(wait_s, 1),
+        )
 
     @property
     def state(self) -> str:
-        """``stopped``, ``waiting`` to connect, ``connecting``, ``handshake`` or ``ready``."""
-        if self._call is not None:
-            return self._call.connection.state
-        return "waiting" if self._is_running else "stopped"
-
-    def _log_fields(self) -> dict[str, Any]:
-        return {"source": self.name, "address": str(self._address)}
+        """The word of its ``SourceState``."""
+        if self._call is not None and self._call.connection.ready:
+            return SourceState.READY.word
+        if not self._is_running:
+            return SourceState.STOPPED.word
+        return (self._episode.state or SourceState.CONNECTING).word
 
     def snapshot(self) -> Mapping[str, Any]:
         """State, peer, and counts since the start; ``dropped`` has the ended ones by cause."""
         call = self._call
         counts = Counter(self._counts)
-        state: dict[str, Any] = {"state": self.state, "address": str(self._address or "")}
+        state: dict[str, Any] = {
+            "state": self.state,
+            "address": str(self._address or ""),
+            "attempts": self._episode.attempts,
+            "episodes": self._episode.count,
+        }
         if call is not None:
             connection = call.connection
             counts["bytes_received"] += connection.bytes_received
@@ -237,6 +247,23 @@ class P2PFeed:
                 state["user_agent"] = connection.user_agent
                 state["protocol_version"] = connection.peer_version.version
         return state | {"counts": dict(counts), "dropped": dict(self._causes)}
+
+
+def _words(cause: Cause, was_ready: bool) -> str:
+    """What befell a connection, for an operator."""
+    if cause is Cause.WRONG_MAGIC:
+        return "is of another network, or no Bitcoin node"
+    if cause.is_lie:
+        return f"banned for {cause}"
+    if cause.is_unfit:
+        return f"of no use: {cause}"
+    if was_ready:
+        return "lost" if cause is Cause.LOST else f"lost for {cause}"
+    if cause is Cause.UNREACHABLE:
+        return "can't be reached"
+    if cause is Cause.LOST:
+        return "hangs up before the handshake; is it of this network?"
+    return f"no handshake: {cause}"
 
 
 def p2p_feeds(

@@ -82,6 +82,8 @@ class PeerPolicy(msgspec.Struct, frozen=True, kw_only=True):
     backoff_max_s: float = 60.0
     backoff_fixed_max_s: float = 10.0
     """For fixed peers, which the operator wants and which may be restarting."""
+    backoff_absent_max_s: float = 2.0
+    """For fixed peers at whose address nobody listens: an attempt there costs nobody anything."""
     unfit_s: float = 600.0
     """Wait after a peer turned out to be ourselves, too old, or without the services needed."""
     ban_s: float = 600.0
@@ -159,7 +161,10 @@ class AddressBook:
         policy = self._policy
         is_found = address in self._found
         record.in_use = False
-        if cause.is_lie:
+        if cause is Cause.WRONG_MAGIC and not is_found:
+            # The operator named it, and may give the address another node at any time.
+            wait = policy.backoff_fixed_max_s
+        elif cause.is_lie:
             record.bans += 1
             self.bans += 1
             wait = min(policy.ban_s * 2.0 ** min(record.bans - 1, 30), policy.ban_max_s)
@@ -167,7 +172,10 @@ class AddressBook:
             wait = policy.unfit_s
         else:
             record.failures = 1 if ready_s >= policy.stable_s else record.failures + 1
-            longest = policy.backoff_max_s if is_found else policy.backoff_fixed_max_s
+            longest = policy.backoff_max_s
+            if not is_found:
+                is_absent = cause is Cause.UNREACHABLE
+                longest = policy.backoff_absent_max_s if is_absent else policy.backoff_fixed_max_s
             bound = policy.backoff_s * 2.0 ** min(record.failures - 1, 30)
             # Jitter, so that many clients of one peer spread out.
             wait = min(bound, longest) * self._random.uniform(0.5, 1.0)

@@ -26,7 +26,13 @@ from bitcoin_sprint.ingest.feed import Feed
 from bitcoin_sprint.ingest.intake import Intake
 from bitcoin_sprint.ingest.intake_counters import COUNTERS, HISTOGRAMS, IntakeCounters
 from bitcoin_sprint.ingest.pace import Pace
-from bitcoin_sprint.ingest.sources import SourceTable, build_feeds, node_sources
+from bitcoin_sprint.ingest.source_figures import (
+    FIGURES_PER_SOURCE_MAX,
+    ConnectedWatch,
+    SourceFigures,
+)
+from bitcoin_sprint.ingest.source_state import SourceState
+from bitcoin_sprint.ingest.sources import SOURCES_MAX, SourceTable, build_feeds, node_sources
 from bitcoin_sprint.ingest.transaction_frames import TransactionFrames
 from bitcoin_sprint.metrics import Counters
 from bitcoin_sprint.ring import Ring, RingOptions, Writer, plan
@@ -36,9 +42,9 @@ HEARTBEAT_S: Final = 0.1
 """Between two signs of life in the rings, while there is that much to do."""
 REPORT_S: Final = 1.0
 FEED_RESTART_S: Final = 1.0
-FEED_COUNTS: Final = frozenset({"connections", "bytes_received", "gaps", "messages_lost"})
-"""What of a feed's own figures becomes counters."""
-UP_STATES: Final = frozenset({"ready", "up", "syncing", "silent", "no rpc"})
+FEED_RESTART_MAX_S: Final = 60.0
+FEED_HOLDS_S: Final = 5.0
+"""How long a feed that broke must run before that is over."""
 PRIVATE_MODE: Final = 0o600
 
 _log = logging.getLogger(__name__)
@@ -119,6 +125,8 @@ class Ingest:
         self.feeds = build_feeds(config, network, self.intake, table, nodes)
         for feed in self.feeds:
             fetcher.add_feed(feed)
+        self._figures = SourceFigures(counters, self.feeds)
+        self._connected = ConnectedWatch(self.feeds, is_heard=config.relay.level != "merkle")
 
     async def tick(self) -> None:
         """Let time pass for intake, rings and counters, until cancelled."""
@@ -132,19 +140,31 @@ class Ingest:
             if now >= report_at:
                 report_at = now + REPORT_S
                 self._counters.heartbeat()
-                self._report_feeds()
+                self._figures.report()
+                level_stands = self._connected.look()
+                self._counters["connected_up"].set(level_stands)
             await self._pace.pause(busy=self.intake.waits)
 
-    def _report_feeds(self) -> None:
-        """Show how each source stands: ``source.<name>.up``, and what it counts itself."""
-        for feed in self.feeds:
-            state = feed.snapshot()
-            figures = {name: state[name] for name in FEED_COUNTS if name in state}
-            figures |= {n: v for n, v in state.get("counts", {}).items() if n in FEED_COUNTS}
-            figures["up"] = int(state["state"] in UP_STATES)
-            figures["dropped"] = sum(state.get("dropped", {}).values())
-            for name, value in figures.items():
-                self._counters.counter(f"source.{feed.name}.{name}").set(value)
+    async def run_feed(self, feed: Feed) -> None:
+        """Run a feed; one that breaks by a fault of ours is run again, the others never notice."""
+        episode = self._figures.broken(feed)
+        loop = asyncio.get_running_loop()
+        wait_s = FEED_RESTART_S
+        while True:
+            holds = loop.call_later(FEED_HOLDS_S, episode.end)
+            try:
+                await feed.run()
+                return
+            except Exception as error:
+                if episode.state is None:
+                    _log.exception("feed broke", extra={"source": feed.name})
+                    wait_s = FEED_RESTART_S
+                what = f"{type(error).__name__}: {error}"
+                episode.fail(SourceState.BROKEN, f"its feed broke ({what}) and is started again")
+            finally:
+                holds.cancel()
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, FEED_RESTART_MAX_S)
 
 
 def main(config: Config, ready: Callable[[], None]) -> None:
@@ -171,7 +191,7 @@ async def _run(config: Config, ready: Callable[[], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     with _owned(config) as ingest:
-        tasks = [loop.create_task(_keep_running(feed)) for feed in ingest.feeds]
+        tasks = [loop.create_task(ingest.run_feed(feed)) for feed in ingest.feeds]
         ticking = loop.create_task(ingest.tick())
         stopping = loop.create_task(stopped.wait())
         _log.info("ingest runs", extra={"sources": len(tasks), "network": config.network})
@@ -204,6 +224,7 @@ def _owned(config: Config) -> Iterator[Ingest]:
             {"network": config.network},
             mode=config.ring.mode if config.use_shared_memory else PRIVATE_MODE,
             group_id=_group_id(group),
+            spare_counters=SOURCES_MAX * FIGURES_PER_SOURCE_MAX,
         )
         with contextlib.closing(counters):
             ingest = Ingest(config, known, rings, counters)
@@ -218,15 +239,3 @@ def _group_id(group: str | None) -> int:
         return grp.getgrnam(group).gr_gid
     except KeyError:
         raise ConfigError(f"ring.group: there is no group {group!r} on this host") from None
-
-
-async def _keep_running(feed: Feed) -> None:
-    """Run a feed; one that breaks is logged and run again, the others never notice."""
-    while True:
-        try:
-            await feed.run()
-        except Exception:
-            _log.exception("feed broke and is started again", extra={"source": feed.name})
-            await asyncio.sleep(FEED_RESTART_S)
-        else:
-            return

@@ -21,6 +21,7 @@ One asyncio thread. The feed only speaks to the ``Sink``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import re
@@ -39,8 +40,9 @@ from bitcoin_sprint.ingest.node_order import NodeOrder
 from bitcoin_sprint.ingest.node_refusals import NodeRefusals
 from bitcoin_sprint.ingest.node_resync import HeaderSync, NodeResync
 from bitcoin_sprint.ingest.node_rpc import ChainInfo, NodeRpc, WrongNetwork
-from bitcoin_sprint.ingest.node_watch import SilenceWatch, Trouble
-from bitcoin_sprint.ingest.rpc import RpcClient, RpcUnauthorized
+from bitcoin_sprint.ingest.node_watch import SilenceWatch
+from bitcoin_sprint.ingest.rpc import RpcClient, RpcError, RpcUnauthorized
+from bitcoin_sprint.ingest.source_state import Episode, SourceState
 from bitcoin_sprint.ingest.zmq_line import Continuity, Step, ZmqLine
 from bitcoin_sprint.ingest.zmq_messages import NodeMessages
 from bitcoin_sprint.ingest.zmq_topics import (
@@ -59,6 +61,8 @@ RETRY_SECONDS_MIN: Final = 0.25
 RETRY_SECONDS_MAX: Final = 10.0
 LINES_UP_SECONDS: Final = 1.0
 """How long the first connections may take before the node is asked where it stands."""
+LINES_OVERDUE_SECONDS: Final = 3.0
+"""How long there may be none before that is told."""
 SUBSCRIBE_SECONDS: Final = 0.03
 """How long a subscription may take to be in force once the connection stands. What the node says
 before that leaves no hole, so it is asked where it stands only afterwards."""
@@ -101,15 +105,16 @@ class ZmqFeed:
         for address in node.addresses:
             _check_address(address)
         self._topics = NodeTopics(node.addresses)
-        self._watch = SilenceWatch(source.name)
+        self._watch = SilenceWatch()
         self._messages = NodeMessages(
             sink, source, network, self._topics, self._watch, self._order, self._fetch
         )
-        self._trouble = Trouble(source.name)
+        self._episode = Episode(source.name)
         self._resync_due = False
         self._is_fresh = False
         self._node_is_up = False
-        self._state = "connecting"
+        self._state = SourceState.CONNECTING
+        self._lines_since = 0.0
         self._counts = dict.fromkeys(
             ("gaps", "messages_lost", "restarts", "connections", "fills_failed"), 0
         )
@@ -142,6 +147,8 @@ class ZmqFeed:
                     failures += 1
                     delay = min(RETRY_SECONDS_MAX, RETRY_SECONDS_MIN * 2 ** min(failures, 10))
                     delay *= random.uniform(0.5, 1.0)
+                    if self._episode.state is SourceState.WARMING_UP:
+                        delay = min(delay, SILENT_POLL_SECONDS)
         finally:
             self._close()
 
@@ -168,8 +175,11 @@ class ZmqFeed:
                     entry["messages"] += numbers.messages
                     entry["lost"] += numbers.lost
         return {
-            "state": self._state,
-            "trouble": self._trouble.text,
+            "state": (self._episode.state or self._state).word,
+            "up": self._node_is_up,
+            "trouble": self._episode.text,
+            "attempts": self._episode.attempts,
+            "episodes": self._episode.count,
             "rpc": "none" if self._rpc is None else "up" if self.can_fetch else "down",
             "addresses": {line.address: line.is_up for line in self._lines},
             "topics": topics,
@@ -186,15 +196,16 @@ class ZmqFeed:
         self._is_fresh = True
         if self._rpc is None:
             self._node_up(None)
-            self._state = "ready"
+            self._well(SourceState.READY)
         else:
             self._ask_resync()
 
     def on_line_down(self, line: ZmqLine) -> None:
         """A connection broke."""
         self._topics.forget(line)
+        self._lines_since = asyncio.get_running_loop().time()
         if self._rpc is None and not self._any_line_up():
-            self._state = "connecting"
+            self._episode.fail(SourceState.DOWN, self._no_lines(), is_attempt=False)
             self._node_down()
         self._wake.set()
 
@@ -228,8 +239,7 @@ class ZmqFeed:
     async def _tend(self) -> bool:
         """See that all is well and mend what is not; False: try again soon."""
         if self._rpc is None or self._fetch is None:
-            self._open_lines()
-            return True
+            return self._tend_lines()
         try:
             info = await self._rpc.chain_info()
             self._topics.update(await self._rpc.notifiers())
@@ -249,10 +259,24 @@ class ZmqFeed:
         except FeedError as error:
             self._on_rpc_failure(error)
             return False
-        self._trouble.end()
-        self._state = "syncing" if info.is_syncing else "ready"
-        if self._watch.is_silent:
-            self._state = "silent"
+        if self._lack_lines():
+            self._episode.fail(SourceState.NO_ZMQ, f"{self._no_lines()}; polled by RPC")
+        elif self._watch.is_silent:
+            self._episode.fail(SourceState.SILENT, f"{self._silence()}; its tip is polled by RPC")
+        elif self._any_line_up():
+            self._well(SourceState.SYNCING if info.is_syncing else SourceState.READY)
+        return True
+
+    def _tend_lines(self) -> bool:
+        """The same without RPC."""
+        try:
+            self._open_lines()
+        except FeedError as error:
+            self._episode.fail(SourceState.DOWN, str(error))
+            return False
+        if self._lack_lines():
+            self._episode.fail(SourceState.DOWN, self._no_lines())
+        self._episode.settle()
         return True
 
     async def _catch_up(self, info: ChainInfo, fetch: NodeFetch) -> None:
@@ -261,7 +285,7 @@ class ZmqFeed:
             self._resync_due = True
             self._open_lines()
             await self._lines_up()
-        if self._watch.compare(info, self._silence()):
+        if self._watch.compare(info):
             self._resync_due = True
         if self._resync_due:
             self._resync_due = False
@@ -280,39 +304,55 @@ class ZmqFeed:
             for hash in wanted:
                 fetch.block(hash)
 
+    def _well(self, state: SourceState) -> None:
+        self._state = state
+        self._episode.end()
+
+    def _lack_lines(self) -> bool:
+        """Whether no connection stands, and one had time to."""
+        overdue = asyncio.get_running_loop().time() - self._lines_since > LINES_OVERDUE_SECONDS
+        return overdue and not self._any_line_up()
+
+    def _no_lines(self) -> str:
+        addresses = ", ".join(line.address for line in self._lines)
+        return f"no ZeroMQ connection to {addresses}; check the node's -zmqpub… and the addresses"
+
     def _silence(self) -> str:
-        if not self._any_line_up():
-            addresses = ", ".join(line.address for line in self._lines)
-            return f"no ZeroMQ connection to {addresses}; check -zmqpub… and the addresses"
         names = self._topics.names
         if names is not None and not names & BLOCK_TOPICS:
             return "publishes no blocks; give it -zmqpubsequence and -zmqpubrawblock"
         return "its ZeroMQ notifiers said nothing of its newest block"
 
     def _poll_delay(self) -> float:
-        if self._watch.is_urgent or (self._rpc is not None and self._refusals.is_urgent):
-            return min(self._poll_seconds, SILENT_POLL_SECONDS)
-        return self._poll_seconds
+        if self._rpc is None or not (
+            self._watch.is_urgent or self._refusals.is_urgent or not self._any_line_up()
+        ):
+            return self._poll_seconds
+        return min(self._poll_seconds, SILENT_POLL_SECONDS)
 
     def _on_rpc_failure(self, error: FeedError) -> None:
         """Go on with ZeroMQ alone."""
         self._stop_fetching()
-        unauthorized = isinstance(error, RpcUnauthorized)
-        self._trouble.begin(str(error))
-        self._state = "unauthorized" if unauthorized else "down"
+        self._episode.fail(*self._trouble_of(error))
         if self._order.is_held:
             self._counts["fills_failed"] += 1
             self._order.release()
-        self._open_lines()
-        if not self._any_line_up():
-            self._node_down()
-        else:
-            self._state = "unauthorized" if unauthorized else "no rpc"
+        with contextlib.suppress(FeedError):  # there is trouble already, and it is tried again
+            self._open_lines()
+        if self._any_line_up():
             self._node_up(None)
+        else:
+            self._node_down()
+
+    def _trouble_of(self, error: FeedError) -> tuple[SourceState, str]:
+        if isinstance(error, RpcUnauthorized):
+            return SourceState.UNAUTHORIZED, str(error)
+        if isinstance(error, RpcError) and error.code == RpcError.WARMING_UP:
+            return SourceState.WARMING_UP, f"is starting: {error}"
+        return SourceState.NO_RPC if self._any_line_up() else SourceState.DOWN, str(error)
 
     def _refuse_node(self, error: WrongNetwork) -> None:
-        self._trouble.begin(str(error))
-        self._state = "wrong network"
+        self._episode.fail(SourceState.WRONG_NETWORK, str(error))
         self._stop_fetching()
         self._close_lines()
         self._node_down()
@@ -332,8 +372,13 @@ class ZmqFeed:
     # --- connections and state ------------------------------------------------------------------
 
     def _open_lines(self) -> None:
+        if not self._lines[0].is_open:
+            self._lines_since = asyncio.get_running_loop().time()
         for line in self._lines:
-            line.open()
+            try:
+                line.open()
+            except zmq.ZMQError as error:
+                raise FeedError(f"ZeroMQ: {line.address}: {error.strerror}") from error
 
     def _close_lines(self) -> None:
         for line in self._lines:

@@ -27,7 +27,7 @@ MESSAGE_BYTES_MAX: Final = 8 << 20
 
 _TURN_MESSAGES_MAX = 256
 _RECONNECT_MS = 100
-_RECONNECT_MS_MAX = 5_000
+_RECONNECT_MS_MAX = 1_000
 _HEARTBEAT_MS = 10_000
 _HEARTBEAT_TIMEOUT_MS = 30_000
 _MONITORED = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
@@ -133,7 +133,8 @@ class ZmqLine:
         return self._socket is not None
 
     def open(self) -> None:
-        """Connect, and keep connecting. Raises zmq.ZMQError for an address that is none."""
+        """Connect, and keep connecting. Raises zmq.ZMQError for an address that is none, or where
+        the host has no descriptor left."""
         if self._socket is not None:
             return
         socket: zmq.Socket[bytes] = self._context.socket(zmq.SUB)
@@ -148,11 +149,11 @@ class ZmqLine:
             (zmq.HEARTBEAT_TIMEOUT, _HEARTBEAT_TIMEOUT_MS),
         ):
             socket.setsockopt(option, value)
-        monitor: zmq.Socket[bytes] = socket.get_monitor_socket(_MONITORED)
-        self._monitor = monitor
         for topic in self.numbers:
             socket.setsockopt(zmq.SUBSCRIBE, topic)
         try:
+            monitor: zmq.Socket[bytes] = socket.get_monitor_socket(_MONITORED)
+            self._monitor = monitor
             socket.connect(self.address)
         except zmq.ZMQError:
             self.close()
@@ -175,7 +176,8 @@ class ZmqLine:
         self._fds.clear()
         if self._turn is not None:
             self._turn.cancel()
-        self._socket.disable_monitor()
+        if self._monitor is not None:
+            self._socket.disable_monitor()
         self._socket.close(0)
         self._socket = self._monitor = None
         self.is_up = False

@@ -92,17 +92,16 @@ class Counters:
         *,
         mode: int = 0o640,
         group_id: int = -1,
+        spare_counters: int = _SPARE_COUNTERS,
     ) -> Counters:
         """Create ``/sprint.<instance>.counters.<process>``, replacing what a dead process left.
 
-        ``counters`` and ``histograms`` name what starts at zero; 192 and 8 more may be added
-        while it runs. ``labels`` describe the process (tier, network). Raises WriterActive when a
-        living process holds the segment, HostError when the host has no room or refuses,
-        ValueError for a name that is too long.
+        ``counters`` and ``histograms`` name what starts at zero; ``spare_counters`` and 8 more may
+        be added while it runs. ``labels`` describe the process (tier, network). Raises
+        WriterActive when a living process holds the segment, HostError when the host has no room
+        or refuses, ValueError for a name that is too long.
         """
-        layout = lay.Layout(
-            len(counters) + 1 + _SPARE_COUNTERS, len(histograms) + _SPARE_HISTOGRAMS
-        )
+        layout = lay.Layout(len(counters) + 1 + spare_counters, len(histograms) + _SPARE_HISTOGRAMS)
         encoded_labels = lay.pack_labels(labels or {})
         for name in (*counters, *histograms):
             lay.check_name(name)

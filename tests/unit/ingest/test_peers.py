@@ -98,13 +98,25 @@ def test_addresses_of_one_operator_are_of_one_group() -> None:
 async def test_waits_grow_with_failures_and_shrink_after_a_stable_connection() -> None:
     clock, policy = Clock(), PeerPolicy()
     addresses = book(clock)
-    waits = [addresses.release(FIXED, Cause.UNREACHABLE, 0.0) for _ in range(12)]
+    waits = [addresses.release(FIXED, Cause.LOST, 0.0) for _ in range(12)]
     for number, wait in enumerate(waits):
         bound = min(policy.backoff_s * 2.0**number, policy.backoff_fixed_max_s)
         assert bound / 2 <= wait <= bound
     assert len(set(waits[6:])) > 1  # jitter
     wait = addresses.release(FIXED, Cause.LOST, policy.stable_s)
     assert wait <= policy.backoff_s
+
+
+async def test_a_fixed_peer_that_is_away_or_of_another_network_is_not_left_alone_for_long() -> None:
+    """Its operator named it, and starts it again when it suits him."""
+    policy = PeerPolicy()
+    addresses = book(Clock())
+    for _ in range(20):
+        away = addresses.release(FIXED, Cause.UNREACHABLE, 0.0)
+        other = addresses.release(FIXED, Cause.WRONG_MAGIC, 0.0)
+    assert away <= policy.backoff_absent_max_s
+    assert other <= policy.backoff_fixed_max_s
+    assert addresses.snapshot()["bans"] == 0
 
 
 async def test_a_liar_is_banned_for_longer_each_time() -> None:
@@ -115,9 +127,9 @@ async def test_a_liar_is_banned_for_longer_each_time() -> None:
     clock.now += policy.ban_s
     assert not addresses.is_banned(FIXED)
     assert await addresses.acquire(FIXED) == FIXED
-    assert addresses.release(FIXED, Cause.WRONG_MAGIC, 0.0) == policy.ban_s * 2
+    assert addresses.release(FIXED, Cause.MALFORMED, 0.0) == policy.ban_s * 2
     for _ in range(20):
-        wait = addresses.release(FIXED, Cause.WRONG_MAGIC, 0.0)
+        wait = addresses.release(FIXED, Cause.MALFORMED, 0.0)
     assert wait == policy.ban_max_s
     assert addresses.snapshot()["bans"] == 22
 
