@@ -1,9 +1,13 @@
-"""Counters of another process, read out of shared memory without its knowing."""
+"""Counters of another process, read out of shared memory without its knowing.
+
+Read with pread(2), never through a mapping: whoever may write the segment may cut it short, and a
+mapping would then end its reader with SIGBUS, where a read is only short. A look at counters is
+seldom enough not to miss the mapping. The kernel copies aligned words whole.
+"""
 
 from __future__ import annotations
 
 import fcntl
-import mmap
 import os
 import stat
 import struct
@@ -38,24 +42,21 @@ class Snapshot(TypedDict):
 
 
 class CountersView:
-    """A read-only mapping of one process's counters. Safe to use while that process writes.
+    """One process's counters, open for reading. Safe to use while that process writes.
 
     A process that restarts makes a new segment: a view stays with the old one, whose snapshots
     say ``alive`` False from then on; attach again.
     """
 
-    def __init__(self, name: str, process: str, descriptor: int, mapped: mmap.mmap) -> None:
+    def __init__(self, name: str, process: str, descriptor: int) -> None:
         self.process: Final = process
         self._name = name
         self._descriptor = descriptor
-        self._mapped = mapped
-        self._whole = memoryview(mapped)
-        self._header = self._whole[: lay.HEADER_BYTES].cast("Q")
-        self._layout = lay.read_layout(self._header, len(self._whole), name)
+        self._layout = lay.read_layout(self._header(), os.fstat(descriptor).st_size, name)
 
     @classmethod
     def attach(cls, instance: str, process: str) -> CountersView:
-        """Map the counters of ``process``.
+        """Open the counters of ``process``.
 
         Raises NotRunningError when there are none, HostError without permission, Corrupt for a
         segment that is none of ours (or not yet whole).
@@ -75,8 +76,7 @@ class CountersView:
             size_bytes = os.fstat(descriptor).st_size
             if size_bytes < lay.HEADER_BYTES:
                 raise Corrupt(f"{name}: {size_bytes} bytes, too small for counters")
-            mapped = mmap.mmap(descriptor, size_bytes, mmap.MAP_SHARED, mmap.PROT_READ)
-            return cls(name, process, descriptor, mapped)
+            return cls(name, process, descriptor)
         except BaseException:
             os.close(descriptor)
             raise
@@ -88,27 +88,23 @@ class CountersView:
         return sorted(path.name[len(prefix) :] for path in _SHM_DIRECTORY.glob(f"{prefix}*"))
 
     def snapshot(self) -> Snapshot:
-        """Return every figure as it stands now."""
-        header = self._header
+        """Return every figure as it stands now; Corrupt when somebody else wrote into it."""
+        header = self._header()
         counters, histograms = self._names()
-        values = self._layout.values_offset
-        words = self._layout.words_offset
-        labels_end = lay.HEADER_BYTES + min(header[lay.WORD_LABELS_LENGTH], lay.LABELS_BYTES)
+        layout = self._layout
+        values = self._read(layout.values_offset, layout.counter_capacity * 8).cast("Q")
+        words = self._read(layout.words_offset, layout.histogram_capacity * WORD_COUNT * 8)
+        histogram_words = words.cast("Q")
         return Snapshot(
             process=self.process,
             pid=header[lay.WORD_PID],
             alive=self.writer_alive(),
             started=header[lay.WORD_STARTED_NS],
             heartbeat=header[lay.WORD_HEARTBEAT_NS],
-            labels=msgspec.json.decode(
-                self._whole[lay.HEADER_BYTES : labels_end], type=dict[str, str]
-            ),
-            counters={
-                name: int.from_bytes(self._whole[values + 8 * index :][:8], "little")
-                for name, index in counters
-            },
+            labels=self._labels(header[lay.WORD_LABELS_LENGTH]),
+            counters={name: values[index] for name, index in counters},
             histograms={
-                name: snapshot_of(self._whole[words + 8 * WORD_COUNT * index :][: 8 * WORD_COUNT])
+                name: snapshot_of(histogram_words[WORD_COUNT * index :][:WORD_COUNT])
                 for name, index in histograms
             },
         )
@@ -120,20 +116,35 @@ class CountersView:
         return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 
     def close(self) -> None:
-        """Unmap. May be called again."""
-        self._header.release()
-        self._whole.release()
-        if not self._mapped.closed:
-            self._mapped.close()
+        """Let go. May be called again."""
+        if self._descriptor >= 0:
             os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _read(self, start: int, length: int) -> memoryview:
+        """Return a part of the segment; Corrupt when it does not reach so far (any more)."""
+        content = os.pread(self._descriptor, length, start)
+        if len(content) < length:
+            raise Corrupt(f"{self._name}: cut short: {start + len(content)} bytes")
+        return memoryview(content)
+
+    def _header(self) -> memoryview:
+        return self._read(0, lay.HEADER_BYTES).cast("Q")
+
+    def _labels(self, length: int) -> dict[str, str]:
+        encoded = self._read(lay.HEADER_BYTES, min(length, lay.LABELS_BYTES))
+        try:
+            return msgspec.json.decode(encoded, type=dict[str, str])
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise Corrupt(f"{self._name}: its labels are no JSON of text: {error}") from None
 
     def _names(self) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
         """Return (name, index) of the counters and of the histograms, from one whole table."""
         start, end = self._layout.names_offset, self._layout.values_offset
         for _ in range(_TABLE_ATTEMPTS):
-            before = self._header[lay.WORD_TABLE_VERSION]
-            table = self._whole[start:end].tobytes()
-            if before % 2 == 0 and before == self._header[lay.WORD_TABLE_VERSION]:
+            before = self._header()[lay.WORD_TABLE_VERSION]
+            table = self._read(start, end - start)
+            if before % 2 == 0 and before == self._header()[lay.WORD_TABLE_VERSION]:
                 break
         # A writer killed within a change leaves the version odd for good: read what is there.
         counters, histograms = [], []

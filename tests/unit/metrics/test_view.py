@@ -9,6 +9,7 @@ import pytest
 
 from bitcoin_sprint.errors import Corrupt, NotRunningError
 from bitcoin_sprint.metrics import Counters, CountersView
+from bitcoin_sprint.metrics.layout import HEADER_BYTES
 
 
 @pytest.fixture
@@ -69,6 +70,35 @@ def test_a_segment_cut_short_is_corrupt(instance):
     with pytest.raises(Corrupt, match="its header says"):
         CountersView.attach(instance, "ingest")
     Counters.create(instance, "ingest", []).close()
+
+
+def test_a_segment_cut_short_under_its_reader_is_corrupt_and_kills_nobody(instance):
+    counters = Counters.create(instance, "ingest", ["frames"])
+    view = CountersView.attach(instance, "ingest")
+    assert view.snapshot()["counters"]["frames"] == 0
+    counters.close(unlink=False)
+    path = f"/dev/shm/sprint.{instance}.counters.ingest"
+    for size_bytes in (5000, 4096, 64, 0):
+        os.truncate(path, size_bytes)
+        with pytest.raises(Corrupt, match=f"cut short: {size_bytes} bytes"):
+            view.snapshot()
+    view.close()
+    Path(path).unlink()
+
+
+@pytest.mark.parametrize(
+    "noise", [b"\xff\xfe\x00", b'{"tier": 5}  ', b'["tier"]', b'{"tier":"\xff\xff"}']
+)
+def test_noise_where_the_labels_stand_is_corrupt(instance, noise):
+    counters = Counters.create(instance, "ingest", [], labels={"tier": "turbo"})
+    view = CountersView.attach(instance, "ingest")
+    with open(f"/dev/shm/sprint.{instance}.counters.ingest", "r+b") as segment:
+        segment.seek(HEADER_BYTES)
+        segment.write(noise)
+    with pytest.raises(Corrupt, match="labels are no JSON of text"):
+        view.snapshot()
+    view.close()
+    counters.close()
 
 
 def test_names_that_come_and_go_never_show_a_half_written_name(instance):
