@@ -1,5 +1,6 @@
 """The typed configuration; ``default.toml`` says what each key means."""
 
+from bitcoin_sprint.config.host import check_host
 from bitcoin_sprint.config.load import Loaded, environment, load, load_with_sources, render
 from bitcoin_sprint.config.quantities import format_duration, format_size
 from bitcoin_sprint.config.schema import (
@@ -23,6 +24,7 @@ __all__ = [
     "RelayConfig",
     "RingConfig",
     "SimConfig",
+    "check_host",
     "environment",
     "format_duration",
     "format_size",

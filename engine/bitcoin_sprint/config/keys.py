@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from bitcoin_sprint.config.addresses import without_credentials
 from bitcoin_sprint.config.quantities import (
     format_duration,
     format_size,
@@ -23,6 +24,8 @@ _BOOLEANS: Final = {
     "true": True, "1": True, "yes": True, "on": True,
     "false": False, "0": False, "no": False, "off": False,
 }  # fmt: skip
+_UNFIT: Final = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+_SHOWN_MAX: Final = 160
 _SECRET_FIELDS: Final = frozenset({"rpc_password"})
 
 
@@ -48,8 +51,7 @@ class Key(msgspec.Struct, frozen=True):
             converted = self._typed(value)
             self._check_bounds(converted)
         except ValueError as error:
-            shown = "(hidden)" if any(name in repr(value) for name in _SECRET_FIELDS) else value
-            raise ConfigError(f"{self.path} = {shown!r} ({source}): {error}") from None
+            raise ConfigError(f"{self.path} = {shown(value)} ({source}): {error}") from None
         return converted
 
     def render(self, value: Any) -> Any:
@@ -94,9 +96,19 @@ class Key(msgspec.Struct, frozen=True):
             raise ValueError(f"must match {meta.pattern}")
 
 
+def shown(value: object) -> str:
+    """Return a value as errors show it: one short line, without a secret."""
+    text = without_credentials(repr(value))
+    if any(name in text for name in _SECRET_FIELDS):
+        return "(hidden)"
+    return text if len(text) <= _SHOWN_MAX else f"{text[:_SHOWN_MAX]}…"
+
+
 def _text(value: object, expected: str) -> str:
     if not isinstance(value, str):
         raise ValueError(f"must be {expected}")
+    if _UNFIT.search(value):
+        raise ValueError(f"must be {expected}, without control characters, in UTF-8")
     return value
 
 
@@ -133,15 +145,32 @@ def _choice(value: object, choices: tuple[str, ...]) -> str:
 def _items(value: object, item_type: Any) -> tuple[Any, ...]:
     if item_type is str:
         items = value.split(",") if isinstance(value, str) else value
-        if not isinstance(items, list | tuple) or not all(isinstance(i, str) for i in items):
+        if not isinstance(items, list | tuple):
             raise ValueError("must be a list of texts")
-        return tuple(item.strip() for item in items if item.strip())
-    try:
-        if isinstance(value, str):
+        texts = (_text(item, "a list of texts").strip() for item in items)
+        return tuple(text for text in texts if text)
+    if isinstance(value, str):
+        try:
             value = msgspec.json.decode(value) if value.strip() else []
-        return tuple(msgspec.convert(value, list[item_type]))
-    except (msgspec.ValidationError, msgspec.DecodeError) as error:
-        raise ValueError(str(error)) from None
+        except (msgspec.DecodeError, UnicodeError) as error:
+            raise ValueError(f"must be JSON here: {error}") from None
+    if not isinstance(value, list | tuple) or not all(isinstance(item, dict) for item in value):
+        raise ValueError("must be a list of tables; in a file, each begins with its [[name]]")
+    return tuple(_table(item, item_type, index) for index, item in enumerate(value))
+
+
+def _table(table: dict[str, object], item_type: Any, index: int) -> Any:
+    known = get_type_hints(item_type)
+    for name, value in table.items():
+        if name not in known:
+            raise ValueError(f"table {index}, {shown(name)}: no such key{_hint(name, known)}")
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str):
+                _text(text, f"a text in table {index}, {name}")
+    try:
+        return msgspec.convert(table, item_type)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"table {index}: {error}") from None
 
 
 def _keys_of(struct: type[msgspec.Struct], prefix: str) -> Iterator[Key]:
@@ -167,6 +196,8 @@ KEYS: Final[Mapping[str, Key]] = {key.path: key for key in _keys_of(Config, "")}
 def key_named(path: str, source: str) -> Key:
     """Return the key ``path``; ConfigError, with the likeliest meant, when there is none."""
     key = KEYS.get(path)
+    if key is None and any(known.startswith(f"{path}.") for known in KEYS):
+        raise ConfigError(f"{path} ({source}): must be a table, [{path}]")
     if key is None:
         raise unknown(path, KEYS, source)
     return key
@@ -174,9 +205,13 @@ def key_named(path: str, source: str) -> Key:
 
 def unknown(name: str, known: Mapping[str, object], source: str) -> ConfigError:
     """Return the error for a key or variable that does not exist."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    written = name if name.isprintable() and len(name) <= _SHOWN_MAX else shown(name)
+    return ConfigError(f"{written} ({source}): no such key{_hint(name, known)}")
+
+
+def _hint(name: str, known: Mapping[str, object]) -> str:
+    near = difflib.get_close_matches(name[:_SHOWN_MAX], known, n=1, cutoff=0.6)
     if not near:
         last = name.rpartition(".")[2]
         near = [path for path in known if path.rpartition(".")[2] == last][:1]
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return ConfigError(f"{name} ({source}): no such key{hint}")
+    return f"; did you mean {near[0]}?" if near else ""

@@ -12,10 +12,12 @@ from typing import Any, Final
 import msgspec
 
 from bitcoin_sprint.chains import NETWORKS
-from bitcoin_sprint.config.keys import KEYS, key_named, unknown
+from bitcoin_sprint.config.addresses import check_host_port, without_credentials
+from bitcoin_sprint.config.agreement import Agreement
+from bitcoin_sprint.config.keys import KEYS, key_named, shown, unknown
 from bitcoin_sprint.config.schema import Config
 from bitcoin_sprint.errors import ConfigError
-from bitcoin_sprint.tiers import TIERS, tier_named
+from bitcoin_sprint.tiers import ALIASES, TIERS, tier_named
 
 DEFAULT_FILE: Final = Path(__file__).resolve().parent.parent / "default.toml"
 
@@ -29,19 +31,29 @@ _CONTRACT_VARIABLES: Final = {
 }
 _VARIABLES: Final = {key.variable: key for key in KEYS.values()}
 # SPRINT_ variables of the project's own tests and build, no keys of the engine.
-_FOREIGN_VARIABLES: Final = re.compile("SPRINT_(TEST_|REQUIRE_|SANITIZE|BENCH_|CONFIG$)")
-_HOST_PORT: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
-_DOTENV_LINE: Final = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*")
+_FOREIGN_VARIABLES: Final = re.compile("SPRINT_(TEST_|REQUIRE_|SANITIZE|BENCH_)")
+_DOTENV_LINE: Final = re.compile(
+    r"""\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*("[^"]*"|'[^']*'|(?!["'])\S.*?|)"""
+    r"""(?:\s+\#.*)?\s*"""
+)
+
+_CONFIG_VARIABLE: Final = "SPRINT_CONFIG"
+_PEERS: Final = "ingest.p2p"
+_NODES: Final = "ingest.zmq"
 
 # A value as it was given and where it stood, by the key's path.
 _Layer = dict[str, tuple[object, str]]
 
 
 class Loaded(msgspec.Struct, frozen=True):
-    """A configuration and where each of its values stood, by the key's path."""
+    """A configuration and where each of its values stood, by the key's path.
+
+    ``warnings``: a line for each thing that may come to be wrong.
+    """
 
     config: Config
     sources: dict[str, str]
+    warnings: list[str] = []
 
 
 def load(
@@ -64,15 +76,17 @@ def load_with_sources(
 
     ``overrides`` maps a key's path to its value (TOML types, or text as in the environment);
     ``environ`` is the process's environment, nothing when None; ``dotenv`` a file that may be
-    missing; ``config_file`` one that must exist. Raises ConfigError, which names key, value,
-    where it stood, and the bound.
+    missing; ``config_file`` one that must exist, by default what SPRINT_CONFIG names.
+    Raises ConfigError, which names key, value, where it stood, and the bound.
     """
     environ = environ or {}
+    dotenv_variables = _read_dotenv(dotenv) if dotenv is not None else {}
+    named = environ.get(_CONFIG_VARIABLE) or dotenv_variables.get(_CONFIG_VARIABLE)
+    config_file = config_file or (Path(named) if named else None)
     layers = [_toml_layer(DEFAULT_FILE, "default.toml")]
     if config_file is not None:
         layers.append(_toml_layer(config_file, str(config_file)))
-    if dotenv is not None and dotenv.is_file():
-        layers.append(_variables_layer(_read_dotenv(dotenv), str(dotenv), layers))
+    layers.append(_variables_layer(dotenv_variables, str(dotenv), layers))
     layers.append(_variables_layer(environ, "environment", layers))
     layers.append(
         {path: (value, "flag") for path, value in (overrides or {}).items() if value is not None}
@@ -87,7 +101,7 @@ def load_with_sources(
     sources = {path: source for path, (_, source) in merged.items()}
     _complete(values, sources, environ)
     config = _assemble(values)
-    _check_together(config, sources)
+    Agreement(config, sources).check()
     return Loaded(config, sources)
 
 
@@ -96,11 +110,13 @@ def render(config: Config) -> dict[str, Any]:
     rendered = {}
     for path, key in KEYS.items():
         value = key.render(_value_at(config, path, key.field))
-        if path == "ingest.zmq":
-            value = [node | {"rpc_password": "***"} if node["rpc_password"] else node
-                     for node in value]  # fmt: skip
-        rendered[path] = value
+        rendered[path] = [_without_secrets(node) for node in value] if path == _NODES else value
     return rendered
+
+
+def _without_secrets(node: dict[str, Any]) -> dict[str, Any]:
+    password = "***" if node["rpc_password"] else ""
+    return node | {"rpc_password": password, "rpc_url": without_credentials(node["rpc_url"])}
 
 
 def _value_at(config: Config, path: str, field: str) -> Any:
@@ -114,8 +130,14 @@ def _toml_layer(path: Path, source: str) -> _Layer:
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"--config {path}: no such file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: no such file") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: must be UTF-8: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: tables or lists too deep within each other") from None
+    except ValueError as error:  # tomllib's own, with the line; or a number too long to be one
         raise ConfigError(f"{path}: {error}") from None
     return {key: (value, source) for key, value in _flatten(document, "")}
 
@@ -130,8 +152,11 @@ def _flatten(table: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, objec
 
 
 def _read_dotenv(path: Path) -> dict[str, str]:
+    """Return what a ``.env`` says; nothing where there is none, or a folder of that name."""
     try:
-        text = path.read_text(encoding="utf-8")
+        if not path.is_file():
+            return {}
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -154,10 +179,12 @@ def _variables_layer(variables: Mapping[str, str], source: str, below: list[_Lay
     """Return what SPRINT_* and the contract's variables say; the former win."""
     layer: _Layer = {}
     for name, path in _CONTRACT_VARIABLES.items():
-        if name in variables:
+        if variables.get(name, "").strip():
             layer[path] = (variables[name], f"{source}, {name}")
     for name, value in variables.items():
         if not name.startswith("SPRINT_") or _FOREIGN_VARIABLES.match(name):
+            continue
+        if name == _CONFIG_VARIABLE:
             continue
         key = _VARIABLES.get(name)
         if key is None:
@@ -171,28 +198,25 @@ def _add_node_variables(
     layer: _Layer, variables: Mapping[str, str], source: str, below: list[_Layer]
 ) -> None:
     """BITCOIN_NODE and ZMQ_NODE add a node to the lists as they stand in the layers below."""
-    for name, path in (("BITCOIN_NODE", "ingest.p2p"), ("ZMQ_NODE", "ingest.zmq")):
+    for name, path in (("BITCOIN_NODE", _PEERS), ("ZMQ_NODE", _NODES)):
         value = variables.get(name, "").strip()
         if not value:
             continue
         address = value.removeprefix("tcp://")
         where = f"{source}, {name}"
-        _check_host_port(name, address, where)
+        try:
+            check_host_port(address)
+        except ValueError as error:
+            raise ConfigError(f"{name} = {shown(value)} ({source}): {error}") from None
         standing = next(found[path] for found in (layer, *reversed(below)) if path in found)
         nodes = list(KEYS[path].convert(*standing))
-        if path == "ingest.p2p":
+        if path == _PEERS:
             layer[path] = ([*nodes, address] if address not in nodes else nodes, where)
         else:
             tables = [msgspec.structs.asdict(node) for node in nodes]
             if not any(f"tcp://{address}" in table["addresses"] for table in tables):
                 tables.append({"addresses": [f"tcp://{address}"]})
             layer[path] = (tables, where)
-
-
-def _check_host_port(key: str, value: str, source: str) -> None:
-    match = _HOST_PORT.fullmatch(value)
-    if match is None or not 1 <= int(match[2]) <= 65_535:
-        raise ConfigError(f"{key} = {value!r} ({source}): must be host:port, port 1 to 65535")
 
 
 def _complete(values: dict[str, Any], sources: dict[str, str], environ: Mapping[str, str]) -> None:
@@ -205,15 +229,19 @@ def _complete(values: dict[str, Any], sources: dict[str, str], environ: Mapping[
     if values["tier"]:
         try:
             values["tier"] = tier_named(values["tier"]).name
-        except ConfigError as error:
-            raise ConfigError(f"{error} ({sources['tier']})") from None
+        except ConfigError:
+            raise ConfigError(
+                f"tier = {shown(values['tier'])} ({sources['tier']}): must be one of "
+                + ", ".join([*TIERS, *ALIASES])
+            ) from None
     for path, key in (("write_deadline", "write_deadline"), ("block_buffer_size", "buffer_frames")):
         if not values[path]:
             continue
         if not values["tier"]:
+            given = shown(KEYS[path].render(values[path]))
             raise ConfigError(
-                f"{path} ({sources[path]}): belongs to the tier that `tier` names, and none is"
-                f" named; say tier, or relay.tiers.<name>.{key}"
+                f"{path} = {given} ({sources[path]}): belongs to the tier that `tier` names, and"
+                f" none is named; say tier, or relay.tiers.<name>.{key}"
             )
         target = f"relay.tiers.{values['tier']}.{key}"
         values[target] = KEYS[target].convert(KEYS[target].render(values[path]), sources[path])
@@ -229,14 +257,19 @@ def _complete(values: dict[str, Any], sources: dict[str, str], environ: Mapping[
         values["data_dir"] = _data_dir(values["instance"], environ)
     for path in ("data_dir", "relay.unix_directory", "ring.directory"):
         if values[path]:
-            values[path] = str(Path(values[path]).expanduser().absolute())
+            values[path] = _absolute(path, values[path], sources[path])
+
+
+def _absolute(path: str, folder: str, source: str) -> str:
+    try:
+        return str(Path(folder).expanduser().absolute())
+    except (RuntimeError, OSError) as error:  # no such user, or no working directory
+        raise ConfigError(f"{path} = {shown(folder)} ({source}): {error}") from None
 
 
 def _data_dir(instance: str, environ: Mapping[str, str]) -> str:
     state = environ.get("STATE_DIRECTORY", "").partition(":")[0]
-    home = environ.get("XDG_DATA_HOME") or str(
-        Path(environ.get("HOME") or Path.home()) / ".local" / "share"
-    )
+    home = environ.get("XDG_DATA_HOME") or f"{environ.get('HOME') or '~'}/.local/share"
     folder = Path(state) if state else Path(home) / "bitcoin-sprint"
     return str(folder if instance == "main" else folder / instance)
 
@@ -258,49 +291,6 @@ def _assemble(values: Mapping[str, Any]) -> Config:
     return msgspec.convert(tree, Config, from_attributes=True)
 
 
-def _check_together(config: Config, sources: Mapping[str, str]) -> None:
-    """Refuse values that are right alone and wrong together."""
-
-    def refuse(path: str, value: object, why: str) -> None:
-        raise ConfigError(f"{path} = {value!r} ({sources.get(path, 'default.toml')}): {why}")
-
-    if config.enable_kernel_bypass:
-        refuse("enable_kernel_bypass", True, "there is no second egress backend yet")
-    for path in ("ring.blocks_slots", "ring.tx_slots"):
-        slots = _value_at(config, path, path.rpartition(".")[2])
-        if slots & (slots - 1):
-            refuse(path, slots, f"must be a power of two, such as {1 << slots.bit_length()}")
-    if config.sim.enabled and config.network != "regtest":
-        refuse("sim.enabled", True, f'needs network = "regtest", not "{config.network}"')
-    if config.sim.transactions_min > config.sim.transactions_max:
-        refuse(
-            "sim.transactions_min",
-            config.sim.transactions_min,
-            f"must not be above sim.transactions_max = {config.sim.transactions_max}",
-        )
-    control = config.control
-    if control.restart_delay_min_ns > control.restart_delay_max_ns:
-        shown = KEYS["control.restart_delay_min"].render(control.restart_delay_min_ns)
-        refuse("control.restart_delay_min", shown, "must not be above control.restart_delay_max")
-    for address in config.ingest.p2p:
-        _check_host_port("ingest.p2p", address, sources["ingest.p2p"])
-    _check_ports(config, sources)
-
-
-def _check_ports(config: Config, sources: Mapping[str, str]) -> None:
-    taken: dict[int, str] = {}
-    if config.sim.enabled:
-        taken[config.sim.port] = "sim.port"
-    for policy in config.running_tiers:
-        for field in ("stream_port", "zmq_port"):
-            path, port = f"relay.tiers.{policy.name}.{field}", getattr(policy, field)
-            if port in taken:
-                raise ConfigError(
-                    f"{path} = {port} ({sources[path]}): {taken[port]} has that port already"
-                )
-            taken[port] = path
-
-
 def environment() -> tuple[Mapping[str, str], Path]:
     """Return what a command reads: its environment and the ``.env`` of its working directory."""
-    return os.environ, Path.cwd() / ".env"
+    return os.environ, Path(".env").absolute()

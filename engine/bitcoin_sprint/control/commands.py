@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+from rich.console import Console
 
 from bitcoin_sprint.config.schema import INSTANCE_PATTERN
 
@@ -58,3 +59,14 @@ def print_json(value: object) -> None:
     """Write one line of JSON to standard output."""
     sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
     sys.stdout.flush()
+
+
+class _Screen(Console):
+    def on_broken_pipe(self) -> None:
+        """Let ``sprint`` itself end, with its own exit code."""
+        raise BrokenPipeError
+
+
+def screen() -> Console:
+    """Return the terminal, or whatever takes our output, for tables."""
+    return _Screen(highlight=False, markup=False, emoji=False)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bitcoin_sprint.config import Loaded, environment, load_with_sources
+import msgspec
+
+from bitcoin_sprint.config import Loaded, check_host, environment, load_with_sources
 from bitcoin_sprint.errors import ConfigError
 
 EXIT_CODES = """exit codes:
@@ -31,7 +33,10 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
 
 
 def loaded_config(arguments: argparse.Namespace) -> Loaded:
-    """Load the configuration that the options, the environment and the files give."""
+    """Load the configuration that the options, the environment and the files give.
+
+    Raises ConfigError, also for what this host lacks of what the configuration names.
+    """
     overrides: dict[str, object] = {}
     for assignment in arguments.set:
         key, equals, value = assignment.partition("=")
@@ -46,4 +51,6 @@ def loaded_config(arguments: argparse.Namespace) -> Loaded:
     }
     overrides.update({key: value for key, value in flags.items() if value is not None})
     environ, dotenv = environment()
-    return load_with_sources(arguments.config, overrides, environ, dotenv)
+    loaded = load_with_sources(arguments.config, overrides, environ, dotenv)
+    warnings = check_host(loaded.config, loaded.sources)
+    return msgspec.structs.replace(loaded, warnings=warnings)

@@ -1,9 +1,10 @@
 """The five tiers: what each promises, and what becomes of a frame that can't keep the promise."""
 
 from bitcoin_sprint.tiers.cursor import Action, Cause, Cursor, Lane, Situation, situation_of
-from bitcoin_sprint.tiers.policy import TIERS, Delivery, TierPolicy, tier_named
+from bitcoin_sprint.tiers.policy import ALIASES, TIERS, Delivery, TierPolicy, tier_named
 
 __all__ = [
+    "ALIASES",
     "TIERS",
     "Action",
     "Cause",

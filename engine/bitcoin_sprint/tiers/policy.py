@@ -85,7 +85,7 @@ TIERS: Final[Mapping[str, TierPolicy]] = MappingProxyType(
     }
 )
 
-_ALIASES: Final = MappingProxyType({"developer": "pro", "professional": "business"})
+ALIASES: Final = MappingProxyType({"developer": "pro", "professional": "business"})
 
 
 def tier_named(name: str) -> TierPolicy:
@@ -94,8 +94,8 @@ def tier_named(name: str) -> TierPolicy:
     Raises ConfigError for any other name.
     """
     wanted = name.strip().lower()
-    policy = TIERS.get(_ALIASES.get(wanted, wanted))
+    policy = TIERS.get(ALIASES.get(wanted, wanted))
     if policy is None:
-        known = ", ".join([*TIERS, *_ALIASES])
+        known = ", ".join([*TIERS, *ALIASES])
         raise ConfigError(f"tier = {name!r}: not one of {known}")
     return policy

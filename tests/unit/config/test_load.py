@@ -104,6 +104,66 @@ def test_an_error_names_key_value_and_bound(key, value, words):
         assert word in text
 
 
+_NODE = {"addresses": ["tcp://h:1"]}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("ingest.p2p", ["999.1.1.1:8333"], "ingest.p2p = '999.1.1.1:8333'"),
+        ("ingest.p2p", ["a b:8333"], "must be host:port, such as"),
+        ("ingest.p2p", ["::1:8333"], "an IPv6 address in brackets"),
+        ("ingest.p2p", ["[name]:8333"], "only an IPv6 address in brackets"),
+        ("ingest.p2p", ["-x.lan:8333"], "must be host:port, such as"),
+        ("ingest.p2p", [f"{'a' * 60}:8333"], "must have at most 55 characters"),
+        ("ingest.p2p", [f"h{n}:1" for n in range(64)], "= 64 (flag): with all others 64 sources"),
+        ("ingest.zmq", [{"addresses": ["tcp://h"]}], "ingest.zmq[0].addresses = 'tcp://h'"),
+        ("ingest.zmq", [{"addresses": ["http://h:1"]}], "must be tcp://host:port"),
+        ("ingest.zmq", [{"addresses": ["ipc://" + "x" * 200]}], "or ipc:///path"),
+        ("ingest.zmq", [_NODE, _NODE], "ingest.zmq[1].name = 'tcp://h:1' (flag): ingest.zmq[0] is"),
+        ("ingest.zmq", [_NODE, _NODE | {"name": "b"}], "ingest.zmq[0] has it already"),
+        ("ingest.zmq", [_NODE | {"name": "x" * 60}], "at most 59 printable bytes"),
+        ("ingest.zmq", [_NODE | {"rpc_url": "ftp://h:1"}], "rpc_url = 'ftp://h:1' (flag): must be"),
+        ("ingest.zmq", [_NODE | {"rpc_url": "http://h:99999"}], "must be http://host:port"),
+        ("ingest.zmq", [_NODE | {"rpc_url": "http:///x"}], "must be http://host:port"),
+        ("ingest.zmq", [_NODE | {"rpc_user": "u"}], "is of no use without rpc_url"),
+        ("ingest.zmq", [_NODE | {"rpc_ur": "u"}], "'rpc_ur': no such key; did you mean rpc_url?"),
+        ("ingest.zmq", {"addresses": []}, "must be a list of tables; in a file, each begins with"),
+        ("ingest.zmq", [_NODE | {"trusted": "yes"}], "table 0: Expected `bool`, got `str`"),
+        ("relay.bind_host", "not a host", "must be an address such as 127.0.0.1 or ::1"),
+        ("relay.bind_host", "*", "relay.bind_host = '*' (flag)"),
+        ("relay.bind_host", "256.0.0.1", "must be an address"),
+        ("data_dir", "a\x00b", "without control characters"),
+        ("data_dir", "~nobody-is-called-so/x", "data_dir = '~nobody-is-called-so/x' (flag)"),
+        ("relay.tiers.free.stream_port", "9" * 300, "'" + "9" * 159 + "… (flag): must be"),
+        ("write_deadline", "5ms", "write_deadline = '5ms' (flag)"),
+        ("ring", 5, "ring (flag): must be a table, [ring]"),
+        ("a\nb", 5, r"'a\nb' (flag): no such key"),
+    ],
+)
+def test_nonsense_is_refused_before_anything_starts_in_one_line(key, value, message):
+    with pytest.raises(ConfigError) as caught:
+        load(None, {key: value})
+    assert message in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:8332", "https://[::1]:8332/wallet/x", "http://me:pw@node.lan:8332/"]
+)
+def test_addresses_that_are_right_are_taken(url):
+    nodes = [{"addresses": ["tcp://[::1]:28332", "ipc:///run/node.sock"], "rpc_url": url}]
+    peers = ["[2001:db8::1]:8333", "node.lan:8333", "seed-1.example.org:8333", "10.0.0.5:8333"]
+    config = load(None, {"ingest.zmq": nodes, "ingest.p2p": peers, "relay.bind_host": "::"})
+    assert config.ingest.p2p == tuple(peers)
+
+
+def test_a_password_in_a_url_is_not_shown_in_an_error():
+    with pytest.raises(ConfigError, match=r"ftp://\*\*\*@h") as caught:
+        load(None, {"ingest.zmq": [_NODE | {"rpc_url": "ftp://me:hunter2@h"}]})
+    assert "hunter2" not in str(caught.value)
+
+
 def test_an_error_says_where_the_value_stood(tmp_path):
     path = _file(tmp_path, '[log]\nlevel = "loud"\n')
     with pytest.raises(ConfigError, match=re.escape(str(path))):
@@ -137,8 +197,15 @@ def test_an_unknown_variable_is_refused_but_not_those_of_tests_and_others():
 def test_a_file_that_is_missing_or_no_toml_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match="no such file"):
         load(tmp_path / "missing.toml")
-    with pytest.raises(ConfigError, match=r"sprint\.toml"):
-        load(_file(tmp_path, "instance = "))
+    with pytest.raises(ConfigError, match=r"sprint\.toml.*line 2"):
+        load(_file(tmp_path, "# one\ninstance = \n"))
+    with pytest.raises(ConfigError, match="too deep within each other"):
+        load(_file(tmp_path, "a = " + "[" * 5000))
+    with pytest.raises(ConfigError, match=r"sprint\.toml: "):
+        load(_file(tmp_path, "a = " + "9" * 5000))
+    (tmp_path / "latin.toml").write_bytes(b"a = '\xff'")
+    with pytest.raises(ConfigError, match=r"latin\.toml: must be UTF-8"):
+        load(tmp_path / "latin.toml")
     with pytest.raises(ConfigError, match=r"Is a directory"):
         load(tmp_path)
 
@@ -159,6 +226,21 @@ def test_contract_variables_are_obeyed_and_ours_win_over_them():
     assert not any((config.use_memory_channel, config.optimize_system))
     assert config.ring.mode == 0o600, "rings private to the engine"
     assert load(None, None, environ | {"SPRINT_TIER": "free"}).tier == "free"
+
+
+def test_sprint_config_names_the_file_where_no_flag_does(tmp_path):
+    path = _file(tmp_path, 'instance = "named"\n')
+    other = tmp_path / "other.toml"
+    other.write_text('instance = "other"\n')
+    assert load(None, None, {"SPRINT_CONFIG": str(path)}).instance == "named"
+    assert load(other, None, {"SPRINT_CONFIG": str(path)}).instance == "other"
+    dotenv = tmp_path / ".env"
+    dotenv.write_text(f"SPRINT_CONFIG={path}\n")
+    assert load(None, None, {}, dotenv).instance == "named"
+
+
+def test_a_contract_variable_left_empty_is_not_set():
+    assert load(None, None, {"TIER": "", "USE_SHARED_MEMORY": " "}).use_shared_memory
 
 
 def test_contract_defaults_are_those_of_turbo():
@@ -219,13 +301,24 @@ def test_variables_take_lists_with_commas_and_tables_as_json():
 
 def test_dotenv_is_read_as_shells_write_it_and_other_programs_keys_are_left_alone(tmp_path):
     dotenv = tmp_path / ".env"
-    dotenv.write_text("# x\n\nexport TIER='turbo'\nSPRINT_INSTANCE=\"dev\"\nDATABASE_URL=x=y\n")
+    dotenv.write_text(
+        "# x\n\nexport TIER='turbo' # fast\nSPRINT_INSTANCE=\"dev\"\nDATABASE_URL=x=y\n"
+    )
     config = load(None, None, {}, dotenv)
     assert (config.tier, config.instance) == ("turbo", "dev")
     dotenv.write_text("A=1\nnot a line\n")
     with pytest.raises(ConfigError, match="line 2: must be KEY=value"):
         load(None, None, {}, dotenv)
     assert load(None, None, {}, tmp_path / "missing").instance == "main"
+    dotenv.write_text("\ufeffTIER=free   # the cheapest\r\nSPRINT_NETWORK=\r\nX=a#b\n")
+    with pytest.raises(ConfigError, match=r"network = ''.*SPRINT_NETWORK"):
+        load(None, None, {}, dotenv)
+    dotenv.write_text("TIER='free\n")
+    with pytest.raises(ConfigError, match="line 1: must be KEY=value"):
+        load(None, None, {}, dotenv)
+    dotenv.unlink()
+    dotenv.mkdir()
+    assert load(None, None, {}, dotenv).instance == "main"
 
 
 def test_data_goes_where_systemd_and_xdg_say():
@@ -254,10 +347,12 @@ def test_a_configuration_survives_the_way_to_another_process():
 
 
 def test_rendered_values_read_back_the_same_and_secrets_are_hidden():
-    nodes = [{"addresses": ["tcp://h:1"], "rpc_password": "hunter2"}]
+    url = "http://me:sesame@h:8332"
+    nodes = [{"addresses": ["tcp://h:1"], "rpc_url": url, "rpc_password": "hunter2"}]
     config = load(None, {"ingest.zmq": nodes, "ring.mode": "0600"})
     rendered = render(config)
     assert "hunter2" not in repr(rendered)
+    assert rendered["ingest.zmq"][0]["rpc_url"] == "http://***@h:8332"
     del rendered["ingest.zmq"]
     assert load(None, {**rendered, "ingest.zmq": nodes}) == config
 
