@@ -43,7 +43,7 @@ def library() -> ctypes.CDLL:
     loaded.ends_read.argtypes = [pointer, i64, ctypes.c_int, pointer]
     loaded.ends_trust_counter.argtypes = []
     loaded.ends_trust_counter.restype = None
-    loaded.ends_ping.argtypes = [ctypes.c_int, ctypes.c_int, u64, u64, pointer]
+    loaded.ends_ping.argtypes = [ctypes.c_int, ctypes.c_int, u64, u64, u64, pointer]
     return loaded
 
 
@@ -56,15 +56,16 @@ def share_clock() -> None:
         library().ends_trust_counter()
 
 
-def half_round_trip_ns(cores: tuple[int, int], batches: int = 200, trips: int = 1000) -> float:
-    """Half of a bare cache-line round trip between two cores, the median of ``batches`` means.
+def half_round_trip_ns(cores: tuple[int, int], interval_ns: int = 0) -> float:
+    """Half of a bare cache-line round trip between two cores, the median of many.
 
-    Measured in a process of its own, since it pins its threads.
+    Back to back in batches; or one every ``interval_ns``, each for itself, its two looks at the
+    clock included. Measured in a process of its own, since it pins its threads.
     """
-    library()
+    share_clock()
     context = multiprocessing.get_context("fork")
     result, result_writer = context.Pipe(duplex=False)
-    process = context.Process(target=_ping, args=(cores, batches, trips, result_writer))
+    process = context.Process(target=_ping, args=(cores, interval_ns, result_writer))
     process.start()
     result_writer.close()
     try:
@@ -74,9 +75,10 @@ def half_round_trip_ns(cores: tuple[int, int], batches: int = 200, trips: int = 
     return half
 
 
-def _ping(cores: tuple[int, int], batches: int, trips: int, result: Connection) -> None:
+def _ping(cores: tuple[int, int], interval_ns: int, result: Connection) -> None:
+    batches, trips = (4000, 1) if interval_ns else (200, 1000)
     means = np.zeros(batches)
-    if library().ends_ping(*cores, batches, trips, means.ctypes.data) != 0:
+    if library().ends_ping(*cores, batches, trips, interval_ns, means.ctypes.data) != 0:
         raise OSError("no thread for the cache-line ping")
     result.send(float(np.median(means)) / 2)
 

@@ -191,23 +191,41 @@ static void *answer(void *argument)
     return NULL;
 }
 
-/* ends_ping: ns of `batches` mean round trips, `trips` in each, between the two cores. Returns 0, or
- * -1 when no thread could be made. */
-EXPORT int ends_ping(int first_core, int second_core, uint64_t batches, uint64_t trips, double *means)
+/* trip sends the line there and back once. */
+static inline void trip_once(ping *line, uint64_t trip)
+{
+    atomic_store_explicit(&line->turn, 2 * trip + 1, memory_order_release);
+    while (atomic_load_explicit(&line->turn, memory_order_acquire) != 2 * trip + 2)
+        ;
+}
+
+/* ends_ping: ns of `batches` mean round trips, `trips` in each, between the two cores. Back to back,
+ * or with interval_ns one every so often, each timed by itself: the same line after a silence, as
+ * every frame of a timetable meets it. Returns 0, or -1 when no thread could be made. */
+EXPORT int ends_ping(int first_core, int second_core, uint64_t batches, uint64_t trips,
+                     uint64_t interval_ns, double *means)
 {
     ping line = {.turn = 0, .trips = batches * trips, .core = second_core};
     pthread_t partner;
     if (pthread_create(&partner, NULL, answer, &line) != 0)
         return -1;
     pin(first_core);
+    uint64_t due = now_ns();
     for (uint64_t batch = 0, trip = 0; batch < batches; batch++) {
-        uint64_t start = now_ns();
+        uint64_t start = now_ns(), spent = 0;
         for (uint64_t end = trip + trips; trip < end; trip++) {
-            atomic_store_explicit(&line.turn, 2 * trip + 1, memory_order_release);
-            while (atomic_load_explicit(&line.turn, memory_order_acquire) != 2 * trip + 2)
-                ;
+            if (interval_ns > 0) {
+                due += interval_ns;
+                while ((start = now_ns()) < due)
+                    ;
+            }
+            trip_once(&line, trip);
+            if (interval_ns > 0)
+                spent += now_ns() - start;
         }
-        means[batch] = (double)(now_ns() - start) / (double)trips;
+        if (interval_ns == 0)
+            spent = now_ns() - start;
+        means[batch] = (double)spent / (double)trips;
     }
     pthread_join(partner, NULL);
     return 0;
