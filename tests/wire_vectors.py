@@ -86,6 +86,8 @@ _HANDSHAKE: dict[str, Any] = {
         tier="turbo",
         network="main",
         server="bitcoin-sprint",
+        memory_instance="main",
+        memory_directory="/dev/hugepages",
     ),
     "ERROR": hs.ErrorMessage(hs.Refusal.FULL, "as many subscribers as this worker takes"),
     "HEARTBEAT payload": hs.Heartbeat(

@@ -11,6 +11,7 @@ from typing import Any, Protocol, Self
 
 from bitcoin_sprint.client.address import Address, parse_address
 from bitcoin_sprint.client.frame import Frame
+from bitcoin_sprint.client.memory_channel import MemoryChannel
 from bitcoin_sprint.client.numbering import OnGap, OnSession
 from bitcoin_sprint.client.session import Options, StartAt, StreamSession, make_options
 from bitcoin_sprint.client.subscriber import RECEIVE_BYTES
@@ -130,6 +131,12 @@ class AsyncSubscriber:
     def welcome(self) -> Welcome | None:
         """What the server last said about itself; None on ZeroMQ and before the first answer."""
         return self._link.welcome
+
+    async def memory_channel(self) -> MemoryChannel | None:
+        """As ``Subscriber.memory_channel``."""
+        if self.welcome is None:
+            await self.connect()
+        return MemoryChannel.offered_by(self.welcome)
 
     async def close(self) -> None:
         """Close the connection. May be called again."""

@@ -10,6 +10,7 @@ from typing import Final, Protocol, Self
 
 from bitcoin_sprint.client.address import Address, parse_address
 from bitcoin_sprint.client.frame import Frame
+from bitcoin_sprint.client.memory_channel import MemoryChannel
 from bitcoin_sprint.client.numbering import OnGap, OnSession
 from bitcoin_sprint.client.session import Options, StartAt, StreamSession, make_options
 from bitcoin_sprint.client.zmq_link import ZmqLink
@@ -135,6 +136,17 @@ class Subscriber:
     def welcome(self) -> Welcome | None:
         """What the server last said about itself; None on ZeroMQ and before the first answer."""
         return self._link.welcome
+
+    def memory_channel(self) -> MemoryChannel | None:
+        """The engine's rings, where it offers them and runs on this host: read them instead.
+
+        Connects first where need be, as ``connect`` does. None, with a warning logged, where the
+        rings can't be had; this subscription, the standard relay, goes on either way. ZeroMQ has
+        no such offer.
+        """
+        if self.welcome is None:
+            self.connect()
+        return MemoryChannel.offered_by(self.welcome)
 
     def close(self) -> None:
         """Close the connection. May be called again."""

@@ -141,6 +141,11 @@ class Config(msgspec.Struct, frozen=True):
         return [self.relay.tiers[name] for name in names]
 
     @property
+    def memory_channel(self) -> bool:
+        """Whether subscribers of this host are offered the rings. Private rings can't be."""
+        return self.use_memory_channel and self.use_shared_memory
+
+    @property
     def headers_path(self) -> Path:
         """Where the header chain is kept. A simulated node's has a file of its own: it ends with
         its node, and must never be taken for a real network's."""

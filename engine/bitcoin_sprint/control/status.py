@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 import psutil
 
+from bitcoin_sprint.chains import network
 from bitcoin_sprint.config import Config, format_duration
 from bitcoin_sprint.errors import NotRunningError, SprintError
 from bitcoin_sprint.metrics import CountersView, Snapshot
@@ -41,6 +42,16 @@ def turbo_line(config: Config) -> str | None:
     )
 
 
+def memory_channel_warning(config: Config) -> str | None:
+    """Return what is to be told where the memory channel is wanted and can't be had."""
+    if not config.use_memory_channel or config.memory_channel:
+        return None
+    return (
+        "no memory channel: use_shared_memory = false keeps the rings private; subscribers get the "
+        "standard relay"
+    )
+
+
 def turbo_status(config: Config) -> dict[str, Any]:
     """Return the status in the contract's words: the highest tier's values, then every tier's."""
     tiers = [_tier_status(config, tier) for tier in config.running_tiers]
@@ -49,10 +60,12 @@ def turbo_status(config: Config) -> dict[str, Any]:
 
 def features(config: Config) -> list[str]:
     """Return the contract's names of what is really on."""
-    peers = config.ingest.p2p or (config.ingest.dns_seeds and config.ingest.outbound_count)
+    ingest = config.ingest
+    found = ingest.dns_seeds and ingest.outbound_count and network(config.network).dns_seeds
     named = {
         "Shared Memory": config.use_shared_memory,
-        "Direct P2P": config.use_direct_p2p and bool(peers),
+        "Direct P2P": config.use_direct_p2p and bool(ingest.p2p or found),
+        "Memory Channel": config.memory_channel,
         "System Optimizations": config.optimize_system,
     }
     return [name for name, on in named.items() if on]
@@ -76,7 +89,9 @@ def _tier_status(config: Config, tier: TierPolicy) -> dict[str, Any]:
                 "Overwrite old events (never miss)" if overwrites else "Best effort"
             ),
             "peerNotification": (
-                "Zero-copy shared memory" if tier.memory_optimised else "Standard relay"
+                "Zero-copy shared memory"
+                if tier.memory_optimised and config.memory_channel
+                else "Standard relay"
             ),
         },
     }

@@ -28,7 +28,13 @@ from bitcoin_sprint.config import Config
 from bitcoin_sprint.control import leftovers
 from bitcoin_sprint.control.channel import Answer, Order, decode_answer, encode_order
 from bitcoin_sprint.control.placement import Placement, place
-from bitcoin_sprint.control.status import TURBO_STATUS, State, turbo_line, turbo_status
+from bitcoin_sprint.control.status import (
+    TURBO_STATUS,
+    State,
+    memory_channel_warning,
+    turbo_line,
+    turbo_status,
+)
 from bitcoin_sprint.errors import SprintError
 from bitcoin_sprint.metrics import Counters
 
@@ -203,6 +209,9 @@ class Supervisor:
 
     def _announce(self) -> None:
         """Log that the engine serves, in the contract's words where turbo mode is on."""
+        warning = memory_channel_warning(self._config)
+        if warning is not None:
+            _log.warning("%s", warning)
         line = turbo_line(self._config)
         if line is not None:
             _log.info("%s", line)

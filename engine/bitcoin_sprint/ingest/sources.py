@@ -84,6 +84,6 @@ def _peers(config: Config, network: Network, sink: Sink, table: SourceTable) -> 
     return p2p_feeds(
         PeerGroup(network, sink, book),
         table.add,
-        fixed=ingest.p2p,
+        fixed=ingest.p2p if config.use_direct_p2p else [f"127.0.0.1:{config.sim.port}"],
         outbound_count=ingest.outbound_count,
     )

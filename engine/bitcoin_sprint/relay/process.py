@@ -66,6 +66,7 @@ def worker_options(config: Config, policy: TierPolicy) -> WorkerOptions:
         zmq_high_water_mark=relay.zmq_high_water_mark,
         zmq_curve_secret_key=_curve_key(relay.zmq_curve_key_file),
         ring_directory=Path(directory) if directory else None,
+        memory_channel=config.memory_channel,
         spin=policy.memory_optimised and config.control.wait == "spin",
     )
 

@@ -44,7 +44,8 @@ _TALLY_NS_PER_SUBSCRIBER: Final = 100_000
 
 
 class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker is told. ``zmq_port`` and the policy's ``stream_port`` may be 0: any free."""
+    """What a worker is told. ``zmq_port`` and the policy's ``stream_port`` may be 0: any free.
+    ``memory_channel``: offer the rings to subscribers of this host."""
 
     instance: str
     network: str
@@ -54,6 +55,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     zmq_high_water_mark: int = 20_000
     zmq_curve_secret_key: str = ""
     ring_directory: Path | None = None
+    memory_channel: bool = True
     spin: bool = False
 
 
@@ -92,7 +94,13 @@ class Worker:
             [feed.window for feed in self._feeds],
             self._epoll,
             self._figures.relay_times,
-            StreamOptions(network=options.network),
+            StreamOptions(
+                network=options.network,
+                memory_instance=options.instance if options.memory_channel else "",
+                memory_directory=str(options.ring_directory or "")
+                if options.memory_channel
+                else "",
+            ),
             on_block=self._block_log.note if self._block_log else None,
         )
         self._tick_at = self._beat_at = self._tally_at = 0
@@ -288,3 +296,13 @@ class Worker:
         figures.set("zmq_bytes", self._zmq.bytes)
         figures.set("zmq_topics_wanted", self._zmq.topics_wanted)
         figures.set("zmq_lost", self._core.lost)
+
+
+def _stream_options(options: WorkerOptions) -> StreamOptions:
+    if not options.memory_channel:
+        return StreamOptions(network=options.network)
+    return StreamOptions(
+        network=options.network,
+        memory_instance=options.instance,
+        memory_directory=str(options.ring_directory or ""),
+    )

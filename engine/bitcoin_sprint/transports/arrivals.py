@@ -44,10 +44,12 @@ ConfigError when it won't; the connection is then refused."""
 
 
 class StreamOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Bounds of the stream server; durations in nanoseconds."""
+    """What the stream server says of itself, and its bounds; durations in nanoseconds."""
 
     network: str
     server: str = "bitcoin-sprint"
+    memory_instance: str = ""
+    memory_directory: str = ""
     subscribers_max: int = 16_384
     arrivals_max: int = 256
     handshake_ns: int = 5 * _SECOND_NS

@@ -25,6 +25,7 @@ TX_KINDS: Final = frozenset({Kind.TX, Kind.MEMPOOL})
 TIER_BYTES_MAX: Final = 32
 KEY_BYTES_MAX: Final = 256
 NAME_BYTES_MAX: Final = 64
+DIRECTORY_BYTES_MAX: Final = 256
 TEXT_BYTES_MAX: Final = 512
 
 _SUBSCRIBE: Final = struct.Struct("<HHIQ")
@@ -116,7 +117,11 @@ class Range(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Welcome(msgspec.Struct, frozen=True, kw_only=True):
-    """The server's yes: what this port is, and where the subscription starts in each ring."""
+    """The server's yes: what this port is, and where the subscription starts in each ring.
+
+    ``memory_instance``: the engine whose rings a subscriber of its host may read instead, and
+    ``memory_directory`` where they lie ("": POSIX shared memory); empty where none are offered.
+    """
 
     heartbeat_ms: int
     blocks: Range
@@ -124,6 +129,8 @@ class Welcome(msgspec.Struct, frozen=True, kw_only=True):
     tier: str
     network: str
     server: str = ""
+    memory_instance: str = ""
+    memory_directory: str = ""
 
     def pack(self) -> bytes:
         ranges = (self.blocks, self.tx)
@@ -134,6 +141,8 @@ class Welcome(msgspec.Struct, frozen=True, kw_only=True):
                 _pack_text(self.tier, TIER_BYTES_MAX, "tier"),
                 _pack_text(self.network, NAME_BYTES_MAX, "network"),
                 _pack_text(self.server, NAME_BYTES_MAX, "server"),
+                _pack_text(self.memory_instance, NAME_BYTES_MAX, "memory instance"),
+                _pack_text(self.memory_directory, DIRECTORY_BYTES_MAX, "memory directory"),
             )
         )
 
@@ -147,6 +156,8 @@ class Welcome(msgspec.Struct, frozen=True, kw_only=True):
         tier = reader.text(TIER_BYTES_MAX, "tier")
         network = reader.text(NAME_BYTES_MAX, "network")
         server = reader.text(NAME_BYTES_MAX, "server")
+        memory_instance = reader.text(NAME_BYTES_MAX, "memory instance")
+        memory_directory = reader.text(DIRECTORY_BYTES_MAX, "memory directory")
         return cls(
             heartbeat_ms=heartbeat_ms,
             blocks=blocks,
@@ -154,6 +165,8 @@ class Welcome(msgspec.Struct, frozen=True, kw_only=True):
             tier=tier,
             network=network,
             server=server,
+            memory_instance=memory_instance,
+            memory_directory=memory_directory,
         )
 
 

@@ -177,6 +177,8 @@ class StreamServer:
             tier=policy.name,
             network=self._options.network,
             server=self._options.server,
+            memory_instance=self._options.memory_instance,
+            memory_directory=self._options.memory_directory,
         )
         self._send_message(subscriber, pack_message(Message.WELCOME, welcome.pack()))
         _log.debug("stream: subscriber joined", extra=self._about(subscriber))

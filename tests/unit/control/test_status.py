@@ -22,7 +22,7 @@ def test_turbo_says_what_the_contract_says():
         "writeDeadline": "500µs",
         "useSharedMemory": True,
         "blockBufferSize": 2048,
-        "features": ["Shared Memory", "Direct P2P", "System Optimizations"],
+        "features": ["Shared Memory", "Direct P2P", "Memory Channel", "System Optimizations"],
         "performanceTargets": {
             "blockRelayLatency": "<10ms (Turbo)",
             "writeDeadline": "500µs",

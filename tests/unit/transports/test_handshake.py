@@ -62,6 +62,8 @@ def test_a_subscription_comes_back_as_it_was_sent_and_fits_its_bound(subscribe):
         tier=text(32),
         network=text(64),
         server=text(64),
+        memory_instance=text(64),
+        memory_directory=text(256),
     )
 )
 def test_a_welcome_comes_back_as_it_was_sent(welcome):
