@@ -49,6 +49,8 @@ class Engine:
             **private_ports(),
             **{key.replace("__", "."): value for key, value in keys.items()},
         }
+        self.launcher: list[str] = []
+        """Command that runs what follows it, on terms of its own (fewer rights, fewer cores)."""
         self.process: subprocess.Popen[bytes] | None = None
         self.pids: set[int] = set()
 
@@ -57,7 +59,13 @@ class Engine:
         arguments = [f"--set={key}={_text(value)}" for key, value in self.keys.items()]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "bitcoin_sprint.control.sprintd", *arguments],
+                [
+                    *self.launcher,
+                    sys.executable,
+                    "-m",
+                    "bitcoin_sprint.control.sprintd",
+                    *arguments,
+                ],
                 stderr=log,
                 stdout=log,
                 env={**os.environ, **(environ or {})},

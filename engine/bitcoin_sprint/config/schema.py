@@ -80,7 +80,7 @@ class TierKeys(msgspec.Struct, frozen=True):
     relay_target_ns: Annotated[int, Meta(ge=100_000, le=60 * _S)]
     write_deadline_ns: Annotated[int, Meta(ge=10_000, le=60 * _S)]
     buffer_frames: Annotated[int, Meta(ge=16, le=1 << 20)]
-    nice: Annotated[int, Meta(ge=0, le=19)]
+    nice: Annotated[int, Meta(ge=-20, le=19)]
     stream_port: Port
     zmq_port: Port
 

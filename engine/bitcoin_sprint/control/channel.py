@@ -16,17 +16,18 @@ from typing import Final
 import msgspec
 
 from bitcoin_sprint.config import Config
+from bitcoin_sprint.control.placement import Seat
 from bitcoin_sprint.errors import SprintError
 
 _MESSAGE_BYTES_MAX: Final = 1 << 20
 
 
 class Order(msgspec.Struct, frozen=True):
-    """What a process is told at its start. ``cpu``: the core that it shall keep to, or None."""
+    """What a process is told at its start."""
 
     role: str
     config: Config
-    cpu: int | None = None
+    seat: Seat = Seat()
 
 
 class Answer(msgspec.Struct, frozen=True):

@@ -1,22 +1,21 @@
 """One process of the engine: ``python -m bitcoin_sprint.control.child <role> <descriptor>``.
 
-Started by ``sprintd`` only. Reads its order from the inherited socket, sets itself up (log, core,
-scheduling weight) and runs its room's ``process.main``. Ends with the exit code of the error that
+Started by ``sprintd`` only. Reads its order from the inherited socket, takes its seat on the host
+(``settling``) and runs its room's ``process.main``. Ends with the exit code of the error that
 stopped it, after one line in the log.
 """
 
 from __future__ import annotations
 
-import gc
 import importlib
 import logging
-import os
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from bitcoin_sprint.control import logs
 from bitcoin_sprint.control.channel import ChildEnd, Order
+from bitcoin_sprint.control.settling import Settling
 from bitcoin_sprint.errors import SprintError
 
 _log = logging.getLogger(__name__)
@@ -41,8 +40,14 @@ def main(arguments: list[str]) -> int:
     logs.configure(order.config.log, role)
     channel.stop_with_supervisor()
     try:
-        _settle(order)
-        _room(role)(order, channel.say_ready)
+        settling = Settling(order.seat)
+        settling.begin()
+
+        def ready() -> None:
+            settling.finish()
+            channel.say_ready()
+
+        _room(role)(order, ready)
     except SprintError as error:
         # Before it was ready the supervisor tells the operator, so that it is told once.
         if channel.answered:
@@ -63,20 +68,6 @@ def _room(role: str) -> Callable[[Order, Callable[[], None]], None]:
     if tier:
         return lambda order, ready: process.main(order.config, tier, ready)
     return lambda order, ready: process.main(order.config, ready)
-
-
-def _settle(order: Order) -> None:
-    """Take the core and the weight that the order gives; what the host refuses is only logged."""
-    if not order.config.optimize_system:
-        return
-    if order.cpu is not None:
-        try:
-            os.sched_setaffinity(0, {order.cpu})
-        except OSError as error:
-            _log.warning("cannot keep to core %d: %s", order.cpu, error.strerror)
-    # What is loaded by now lives as long as the process: keep it out of every collection.
-    gc.collect()
-    gc.freeze()
 
 
 if __name__ == "__main__":

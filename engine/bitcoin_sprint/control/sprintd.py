@@ -16,6 +16,7 @@ from bitcoin_sprint.config import Config
 from bitcoin_sprint.control import logs
 from bitcoin_sprint.control.notify import notify
 from bitcoin_sprint.control.options import EXIT_CODES, add_config_options, loaded_config
+from bitcoin_sprint.control.settling import Settling
 from bitcoin_sprint.control.supervisor import Supervisor
 from bitcoin_sprint.errors import SprintError
 
@@ -59,6 +60,8 @@ async def run(config: Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, stop.set)
     supervisor = Supervisor(config)
+    settling = Settling(supervisor.seat("sprintd"))
+    settling.begin()
     starting = asyncio.create_task(supervisor.start())
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -66,6 +69,7 @@ async def run(config: Config) -> None:
         starting.cancel()
     else:
         await starting
+        settling.finish()
         notify("READY=1")
         await stopped
     notify("STOPPING=1")

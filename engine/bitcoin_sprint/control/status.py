@@ -11,6 +11,7 @@ import psutil
 
 from bitcoin_sprint.chains import network
 from bitcoin_sprint.config import Config, format_duration
+from bitcoin_sprint.control.settling import SETTLED, Settled
 from bitcoin_sprint.errors import NotRunningError, SprintError
 from bitcoin_sprint.metrics import CountersView, Snapshot
 from bitcoin_sprint.tiers import Delivery, TierPolicy
@@ -100,6 +101,7 @@ def _tier_status(config: Config, tier: TierPolicy) -> dict[str, Any]:
 class ProcessStatus(msgspec.Struct, frozen=True):
     """One process as the supervisor sees it. ``heartbeat_age_s``: None when it never beat.
 
+    ``placement`` is how it sits on the host, as it says itself: None when it did not.
     ``memory_bytes`` is what is resident, shared pages of the rings among it; ``cpu_s`` the
     processor time taken since its start. Both 0 when it does not run.
     """
@@ -111,6 +113,7 @@ class ProcessStatus(msgspec.Struct, frozen=True):
     heartbeat_age_s: float | None
     memory_bytes: int
     cpu_s: float
+    placement: Settled | None = None
 
 
 def read_status(instance: str) -> dict[str, Any]:
@@ -136,6 +139,7 @@ def read_status(instance: str) -> dict[str, Any]:
         pid=sprintd["pid"],
         restarts=0,
         heartbeat_age_s=_age_s(sprintd),
+        placement=_settled(sprintd),
         **_usage(sprintd["pid"]),
     )
     others = [
@@ -156,8 +160,14 @@ def _process_status(instance: str, role: str, counters: dict[str, int]) -> Proce
         pid=pid,
         restarts=counters[f"process.{role}.restarts"],
         heartbeat_age_s=_age_s(figures) if figures and figures["alive"] else None,
+        placement=_settled(figures) if figures and figures["alive"] else None,
         **_usage(pid),
     )
+
+
+def _settled(figures: Snapshot) -> Settled | None:
+    label = figures["labels"].get(SETTLED)
+    return msgspec.json.decode(label, type=Settled) if label else None
 
 
 def _usage(pid: int) -> dict[str, Any]:

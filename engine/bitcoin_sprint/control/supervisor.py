@@ -27,7 +27,8 @@ import msgspec
 from bitcoin_sprint.config import Config
 from bitcoin_sprint.control import leftovers
 from bitcoin_sprint.control.channel import Answer, Order, decode_answer, encode_order
-from bitcoin_sprint.control.placement import Placement, place
+from bitcoin_sprint.control.placement import Placement, Seat, place, seat
+from bitcoin_sprint.control.settling import refusals
 from bitcoin_sprint.control.status import (
     TURBO_STATUS,
     State,
@@ -140,6 +141,7 @@ class Supervisor:
     def __init__(self, config: Config, extra_roles: Sequence[str] = ()) -> None:
         self._config = config
         self._placement: Final[Placement] = place(config)
+        self._refused: Final = refusals(config, self._placement)
         # Processes are told what was decided: none of them asks the host again.
         wait: Literal["spin", "block"] = "spin" if self._placement.spin else "block"
         control = msgspec.structs.replace(config.control, wait=wait)
@@ -169,6 +171,8 @@ class Supervisor:
             | {"waiting": "spin" if self._placement.spin else "block"}
             | {"because": self._placement.reason},
         )
+        for reason in self._refused.values():
+            _log.warning("%s", reason)
         try:
             for stage in self._stages:
                 async with asyncio.TaskGroup() as group:
@@ -207,6 +211,10 @@ class Supervisor:
         if swept:
             _log.warning("removed what killed processes left", extra={"objects": swept})
 
+    def seat(self, role: str) -> Seat:
+        """Return what a process takes of the host."""
+        return seat(self._config, self._placement, role, self._refused)
+
     def _announce(self) -> None:
         """Log that the engine serves, in the contract's words where turbo mode is on."""
         warning = memory_channel_warning(self._config)
@@ -228,11 +236,7 @@ class Supervisor:
             await child.exited.wait()
 
     async def _start_child(self, child: Child) -> None:
-        order = Order(
-            role=child.role,
-            config=self._placed,
-            cpu=self._placement.cpus.get(child.role),
-        )
+        order = Order(role=child.role, config=self._placed, seat=self.seat(child.role))
         await child.start(order, self._config.control.ready_timeout_ns / 1e9)
         assert child.process is not None
         _log.info("%s is ready", child.role, extra={"child_pid": child.process.pid})

@@ -12,6 +12,7 @@ import mmap
 import os
 import struct
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -27,6 +28,19 @@ _REPLACE_ATTEMPTS: Final = 8
 # struct flock: type, whence, start, length, pid (0, as open-file-description locks require).
 _WRITE_LOCK: Final = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 _WORD_MASK: Final = (1 << 64) - 1
+
+_process_labels: dict[str, str] = {}
+_open_segments: weakref.WeakSet[Counters] = weakref.WeakSet()
+
+
+def label_process(name: str, text: str) -> None:
+    """Set a label of this process: of every segment that it has, and that it will have.
+
+    For what is known of a process before and beside the room that runs in it.
+    """
+    _process_labels[name] = text
+    for counters in _open_segments:
+        counters.label(name, text)
 
 
 class Counter:
@@ -78,6 +92,7 @@ class Counters:
         self._histograms: dict[str, Histogram] = {}
         self._counter_indexes: dict[str, int] = {}
         self._free = list(range(layout.counter_capacity - 1, -1, -1))
+        self._labels: dict[str, str] = {}
         self._closed = False
         self._refused = self.counter("metrics.names_refused")
 
@@ -97,32 +112,34 @@ class Counters:
         """Create ``/sprint.<instance>.counters.<process>``, replacing what a dead process left.
 
         ``counters`` and ``histograms`` name what starts at zero; ``spare_counters`` and 8 more may
-        be added while it runs. ``labels`` describe the process (tier, network). Raises
-        WriterActive when a living process holds the segment, HostError when the host has no room
-        or refuses, ValueError for a name that is too long.
+        be added while it runs. ``labels`` describe the process (tier, network), beside those of
+        ``label_process``. Raises WriterActive when a living process holds the segment, HostError
+        when the host has no room or refuses, ValueError for a name that is too long.
         """
         layout = lay.Layout(len(counters) + 1 + spare_counters, len(histograms) + _SPARE_HISTOGRAMS)
-        encoded_labels = lay.pack_labels(labels or {})
+        described = {**_process_labels, **(labels or {})}
+        encoded_labels = lay.pack_labels(described)
         for name in (*counters, *histograms):
             lay.check_name(name)
         segment = lay.segment_name(instance, process)
         descriptor = _create_locked(segment, layout.size_bytes, mode, group_id)
         mapped = mmap.mmap(descriptor, layout.size_bytes, mmap.MAP_SHARED)
         self = cls(segment, descriptor, mapped, layout, process)
-        self._whole[lay.HEADER_BYTES : lay.HEADER_BYTES + len(encoded_labels)] = encoded_labels
+        self._labels = described
+        self._write_labels(encoded_labels)
         header = self._header
         header[lay.WORD_VERSION] = lay.VERSION
         header[lay.WORD_COUNTER_CAPACITY] = layout.counter_capacity
         header[lay.WORD_HISTOGRAM_CAPACITY] = layout.histogram_capacity
         header[lay.WORD_PID] = os.getpid()
         header[lay.WORD_STARTED_NS] = time.time_ns()
-        header[lay.WORD_LABELS_LENGTH] = len(encoded_labels)
         self.heartbeat()
         for name in counters:
             self.counter(name)
         for name in histograms:
             self.histogram(name)
         header[lay.WORD_MAGIC] = lay.MAGIC
+        _open_segments.add(self)
         return self
 
     def __getitem__(self, name: str) -> Counter:
@@ -176,6 +193,13 @@ class Counters:
         self._histograms[name] = histogram
         return histogram
 
+    def label(self, name: str, text: str) -> None:
+        """Set a label, new or not. ValueError when there is no room for it; then none changes."""
+        described = {**self._labels, name: text}
+        encoded = lay.pack_labels(described)
+        self._labels = described
+        self._write_labels(encoded)
+
     def heartbeat(self) -> None:
         """Say that this process lives; to be called about once a second."""
         self._header[lay.WORD_HEARTBEAT_NS] = time.monotonic_ns()
@@ -185,6 +209,7 @@ class Counters:
         if self._closed:
             return
         self._closed = True
+        _open_segments.discard(self)
         if unlink:
             _unlink(self.name)
         for histogram in self._histograms.values():
@@ -193,6 +218,12 @@ class Counters:
             view.release()
         self._mapped.close()
         os.close(self._descriptor)
+
+    def _write_labels(self, encoded: bytes) -> None:
+        self._header[lay.WORD_TABLE_VERSION] += 1  # odd: readers wait
+        self._whole[lay.HEADER_BYTES : lay.HEADER_BYTES + len(encoded)] = encoded
+        self._header[lay.WORD_LABELS_LENGTH] = len(encoded)
+        self._header[lay.WORD_TABLE_VERSION] += 1
 
     def _write_entry(self, index: int, entry: bytes) -> None:
         start = self._layout.names_offset + index * lay.NAME_BYTES

@@ -7,10 +7,10 @@
     words   WORD_COUNT u64 a histogram
 
 Design: one process writes, holding the segment's write lock for life; readers map it read-only.
-A value is one aligned 64-bit word, so that no reader sees half of it. The name tables may change
-while readers look: the table version is odd during a change (a sequence lock, whose reader tries
-again a bounded number of times). Magic is stored last, so that a half-made segment is no segment.
-All integers are little-endian.
+A value is one aligned 64-bit word, so that no reader sees half of it. Labels and name tables may
+change while readers look: the table version is odd during a change (a sequence lock, whose reader
+tries again a bounded number of times). Magic is stored last, so that a half-made segment is no
+segment. All integers are little-endian.
 """
 
 from __future__ import annotations

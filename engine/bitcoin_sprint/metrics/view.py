@@ -90,7 +90,8 @@ class CountersView:
     def snapshot(self) -> Snapshot:
         """Return every figure as it stands now; Corrupt when somebody else wrote into it."""
         header = self._header()
-        counters, histograms = self._names()
+        labels, table = self._described()
+        counters, histograms = _names(table, self._layout.counter_capacity)
         layout = self._layout
         values = self._read(layout.values_offset, layout.counter_capacity * 8).cast("Q")
         words = self._read(layout.words_offset, layout.histogram_capacity * WORD_COUNT * 8)
@@ -101,7 +102,7 @@ class CountersView:
             alive=self.writer_alive(),
             started=header[lay.WORD_STARTED_NS],
             heartbeat=header[lay.WORD_HEARTBEAT_NS],
-            labels=self._labels(header[lay.WORD_LABELS_LENGTH]),
+            labels=labels,
             counters={name: values[index] for name, index in counters},
             histograms={
                 name: snapshot_of(histogram_words[WORD_COUNT * index :][:WORD_COUNT])
@@ -131,28 +132,38 @@ class CountersView:
     def _header(self) -> memoryview:
         return self._read(0, lay.HEADER_BYTES).cast("Q")
 
-    def _labels(self, length: int) -> dict[str, str]:
-        encoded = self._read(lay.HEADER_BYTES, min(length, lay.LABELS_BYTES))
-        try:
-            return msgspec.json.decode(encoded, type=dict[str, str])
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise Corrupt(f"{self._name}: its labels are no JSON of text: {error}") from None
-
-    def _names(self) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
-        """Return (name, index) of the counters and of the histograms, from one whole table."""
-        start, end = self._layout.names_offset, self._layout.values_offset
+    def _described(self) -> tuple[dict[str, str], memoryview]:
+        """Return labels and name table as they stood together, between two changes."""
         for _ in range(_TABLE_ATTEMPTS):
-            before = self._header()[lay.WORD_TABLE_VERSION]
-            table = self._read(start, end - start)
-            if before % 2 == 0 and before == self._header()[lay.WORD_TABLE_VERSION]:
+            described = self._read(0, self._layout.values_offset)
+            words = described[: lay.HEADER_BYTES].cast("Q")
+            version = words[lay.WORD_TABLE_VERSION]
+            whole = version % 2 == 0 and version == self._header()[lay.WORD_TABLE_VERSION]
+            if whole:
                 break
-        # A writer killed within a change leaves the version odd for good: read what is there.
-        counters, histograms = [], []
-        for index in range(len(table) // lay.NAME_BYTES):
-            entry = table[index * lay.NAME_BYTES : (index + 1) * lay.NAME_BYTES]
-            name, kind = lay.unpack_name(entry)
-            if kind == lay.TYPE_COUNTER:
-                counters.append((name, index))
-            elif kind == lay.TYPE_HISTOGRAM:
-                histograms.append((name, index - self._layout.counter_capacity))
-        return sorted(counters), sorted(histograms)
+        length = min(words[lay.WORD_LABELS_LENGTH], lay.LABELS_BYTES)
+        try:
+            encoded = described[lay.HEADER_BYTES :][:length]
+            labels = msgspec.json.decode(encoded, type=dict[str, str])
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            # A writer killed within a change leaves the version odd for good.
+            if whole:
+                text = f"{self._name}: its labels are no JSON of text: {error}"
+                raise Corrupt(text) from None
+            labels = {}
+        return labels, described[self._layout.names_offset :]
+
+
+def _names(
+    table: memoryview, counter_capacity: int
+) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
+    """Return (name, index) of the counters and of the histograms in a name table."""
+    counters, histograms = [], []
+    for index in range(len(table) // lay.NAME_BYTES):
+        entry = table[index * lay.NAME_BYTES : (index + 1) * lay.NAME_BYTES]
+        name, kind = lay.unpack_name(entry)
+        if kind == lay.TYPE_COUNTER:
+            counters.append((name, index))
+        elif kind == lay.TYPE_HISTOGRAM:
+            histograms.append((name, index - counter_capacity))
+    return sorted(counters), sorted(histograms)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import logging
-import os
 import resource
 import signal
 import time
@@ -30,7 +28,6 @@ def main(config: Config, tier: str, ready: Callable[[], None]) -> None:
     Waits for the rings to exist. Raises HostError when a port is taken or access refused.
     """
     policy = config.relay.tiers[tier]
-    _weigh(policy)
     _raise_descriptor_limit()
     worker = Worker(policy, worker_options(config, policy))
 
@@ -39,8 +36,6 @@ def main(config: Config, tier: str, ready: Callable[[], None]) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    if policy.memory_optimised:
-        gc.disable()  # a full collection takes longer than the deadline; the worker does it rarely
     try:
         _await_rings(worker, config.instance)
         worker.listen()
@@ -97,13 +92,6 @@ def _await_rings(worker: Worker, instance: str) -> None:
         if not warned and time.monotonic() - started > _ATTACH_WARN_S:
             warned = True
             _log.warning("still no rings of instance %s: is ingest running?", instance)
-
-
-def _weigh(policy: TierPolicy) -> None:
-    """Take the tier's scheduling weight: business comes before free and pro."""
-    current = os.getpriority(os.PRIO_PROCESS, 0)
-    if policy.nice > current:
-        os.setpriority(os.PRIO_PROCESS, 0, policy.nice)
 
 
 def _raise_descriptor_limit() -> None:

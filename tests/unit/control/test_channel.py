@@ -7,6 +7,7 @@ import pytest
 
 from bitcoin_sprint.config import load
 from bitcoin_sprint.control.channel import ChildEnd, Order, decode_answer, encode_order
+from bitcoin_sprint.control.placement import Seat
 from bitcoin_sprint.errors import SprintError
 
 
@@ -21,7 +22,7 @@ def line():
 
 def test_an_order_arrives_whole_with_the_configuration(line):
     ours, end = line
-    order = Order("relay-turbo", load(None, {"tier": "turbo"}), cpu=3)
+    order = Order("relay-turbo", load(None, {"tier": "turbo"}), Seat(core=3, cpus=(0, 3), nice=5))
     ours.sendall(encode_order(order))
     assert end.receive_order() == order
 

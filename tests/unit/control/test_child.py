@@ -10,6 +10,7 @@ from bitcoin_sprint.config import load
 from bitcoin_sprint.control import child
 from bitcoin_sprint.control.channel import Order, decode_answer, encode_order
 from bitcoin_sprint.errors import HostError
+from bitcoin_sprint.metrics import counters
 
 
 class _Room:
@@ -35,6 +36,7 @@ def run(monkeypatch):
         ours.sendall(encode_order(Order(role, load(None, {"instance": "x", **keys}))))
         # The order is all that this supervisor says; it stays until the test ends.
         monkeypatch.setattr(child.ChildEnd, "stop_with_supervisor", lambda _self: None)
+        monkeypatch.setattr(counters, "_process_labels", {})  # ours, not the tests' process's
         monkeypatch.setattr(child.logs, "configure", lambda *_: None)
         monkeypatch.setattr(child.importlib, "import_module", lambda _name: room)
         code = child.main([role, str(theirs.detach())])

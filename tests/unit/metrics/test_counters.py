@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from bitcoin_sprint.errors import HostError, WriterActive
-from bitcoin_sprint.metrics import Counters, CountersView
+from bitcoin_sprint.metrics import Counters, CountersView, label_process
+from bitcoin_sprint.metrics import counters as module
 
 
 def _segments(instance):
@@ -17,7 +18,8 @@ def _segments(instance):
 
 
 @pytest.fixture
-def instance():
+def instance(monkeypatch):
+    monkeypatch.setattr(module, "_process_labels", {})
     name = f"test-counters-{os.getpid()}"
     yield name
     assert not _segments(name), "a test left shared memory behind"
@@ -146,4 +148,54 @@ def test_the_mode_is_what_was_asked_whatever_the_umask(instance):
     counters = Counters.create(instance, "ingest", [], mode=0o600)
     (segment,) = _segments(instance)
     assert segment.stat().st_mode & 0o777 == 0o600
+    counters.close()
+
+
+def _labels(instance, process):
+    view = CountersView.attach(instance, process)
+    try:
+        return view.snapshot()["labels"]
+    finally:
+        view.close()
+
+
+def test_a_label_can_change_while_readers_look(instance):
+    counters = Counters.create(instance, "ingest", [], labels={"network": "main"})
+    counters.label("network", "regtest")
+    counters.label("state", "x" * 100)
+    counters.label("state", "short")
+    assert _labels(instance, "ingest") == {"network": "regtest", "state": "short"}
+    counters.close()
+
+
+def test_a_label_without_room_is_refused_and_changes_nothing(instance):
+    counters = Counters.create(instance, "ingest", [], labels={"network": "main"})
+    with pytest.raises(ValueError, match="at most 3968"):
+        counters.label("state", "x" * 4000)
+    counters.label("other", "1")
+    assert _labels(instance, "ingest") == {"network": "main", "other": "1"}
+    counters.close()
+
+
+def test_a_label_of_the_process_is_on_every_segment_it_has_and_will_have(instance):
+    before = Counters.create(instance, "ingest", [], labels={"network": "main"})
+    label_process("settled", "1")
+    after = Counters.create(instance, "demo", [])
+    assert _labels(instance, "ingest") == {"network": "main", "settled": "1"}
+    assert _labels(instance, "demo") == {"settled": "1"}
+    before.close()
+    label_process("settled", "2")
+    assert _labels(instance, "demo") == {"settled": "2"}
+    after.close()
+
+
+def test_labels_that_were_torn_by_a_kill_are_none(instance):
+    counters = Counters.create(instance, "ingest", ["blocks"], labels={"network": "main"})
+    counters._header[7] += 1  # a writer that was killed within a change
+    counters._whole[128:130] = b"xx"
+    counters["blocks"].add(3)
+    view = CountersView.attach(instance, "ingest")
+    snapshot = view.snapshot()
+    assert (snapshot["labels"], snapshot["counters"]["blocks"]) == ({}, 3)
+    view.close()
     counters.close()

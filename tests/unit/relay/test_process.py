@@ -1,4 +1,3 @@
-import gc
 import os
 import signal
 import socket
@@ -120,8 +119,6 @@ def test_it_waits_for_the_rings_serves_and_stops_on_sigterm(monkeypatch):
         other.join(10)
         rings.close()
     assert heard == [5]
-    assert not gc.isenabled()
-    gc.enable()
     with pytest.raises(NotRunningError):
         CountersView.attach(rings.instance, "relay-turbo")
 
@@ -144,12 +141,3 @@ def test_a_taken_port_is_told_and_nothing_stays(rings, monkeypatch):
             for number, handler in handlers.items():
                 signal.signal(number, handler)
     eventually(lambda: CountersView.processes(rings.instance) == [])
-
-
-def test_best_effort_workers_give_way(monkeypatch):
-    asked = []
-    monkeypatch.setattr(os, "setpriority", lambda *arguments: asked.append(arguments))
-    monkeypatch.setattr(os, "getpriority", lambda *_: 0)
-    for tier in ("free", "business", "turbo"):
-        process._weigh(patient(tier))
-    assert [arguments[2] for arguments in asked] == [10, 5]

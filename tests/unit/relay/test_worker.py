@@ -183,3 +183,31 @@ def test_nothing_is_left_behind(rings):
     assert descriptors() <= before
     with pytest.raises(NotRunningError):
         CountersView.attach(rings.instance, "relay-turbo")
+
+
+def test_relaying_makes_no_garbage_cycles(rings):
+    """Collecting is off while a hot worker serves: what only a collection frees would pile up."""
+    with (
+        running_worker(rings, patient("turbo")) as running,
+        Subscriber(running.tcp).connect() as subscriber,
+        Subscriber(running.zmq) as by_zmq,
+    ):
+        running.wait_for(zmq_topics_wanted=7)
+
+        def relay(count: int) -> None:
+            for number in range(count):
+                rings.header(number)
+                rings.publish(Kind.BLOCK, bytes(1000), hash=bytes([number]) * 32)
+                rings.publish(Kind.TX, b"raw")
+                for _ in range(3):
+                    assert subscriber.receive(10) is not None
+                    assert by_zmq.receive(10) is not None
+
+        relay(5)
+        gc.disable()
+        try:
+            gc.collect()
+            relay(100)
+            assert gc.collect() == 0
+        finally:
+            gc.enable()
