@@ -32,7 +32,7 @@ async def test_single_blocks_are_accepted_with_their_hash_and_height(
     files = [recorded.path(f"bitcoin/{each.file}") for each in known]
     feed = ReplayFeed(rig.intake, FILES, net, files)
     await feed.run()
-    assert feed.snapshot()["counts"]["accepted"] == len(known)
+    assert feed.snapshot()["progress"]["accepted"] == len(known)
     frames = [frame for frame in rig.frames() if frame.kind is Kind.BLOCK]
     assert [frame.hash[::-1].hex() for frame in frames] == [each.hash for each in known]
     for frame, each in zip(frames, known, strict=True):
@@ -49,7 +49,7 @@ async def test_runs_are_accepted_whole_and_in_order(start: Rigs, file: str) -> N
     rig = start.start(arena_bytes=64 << 20, network=net)
     feed = ReplayFeed(rig.intake, FILES, net, [recorded.path(f"bitcoin/{file}")])
     await feed.run()
-    counts = feed.snapshot()["counts"]
+    counts = feed.snapshot()["progress"]
     raws = list(recorded.framed(file))
     assert counts["blocks"] == len(raws) == FRAMED[file]
     assert counts["accepted"] == len(raws)

@@ -13,8 +13,10 @@ from bitcoin_sprint.config.addresses import without_credentials
 from bitcoin_sprint.config.quantities import (
     format_duration,
     format_size,
+    format_speed,
     parse_duration,
     parse_size,
+    parse_speed,
 )
 from bitcoin_sprint.config.schema import Config, TierKeys
 from bitcoin_sprint.errors import ConfigError
@@ -60,6 +62,8 @@ class Key(msgspec.Struct, frozen=True):
             return format_duration(value)
         if self.field.endswith("_bytes"):
             return format_size(value)
+        if self.field.endswith("_speed"):
+            return format_speed(value)
         if self.field == "mode":
             return f"{value:04o}"
         if isinstance(value, tuple):
@@ -74,6 +78,8 @@ class Key(msgspec.Struct, frozen=True):
             return parse_duration(_text(value, 'a duration as text, such as "500us"'))
         if self.field.endswith("_bytes"):
             return parse_size(_text(value, 'a size as text, such as "256MiB"'))
+        if self.field.endswith("_speed"):
+            return parse_speed(_text(value, 'a speed as text, such as "60x"'))
         if self.field == "mode":
             return _octal(value)
         if self.type is bool:

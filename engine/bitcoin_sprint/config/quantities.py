@@ -1,4 +1,4 @@
-"""Durations and sizes as text: ``"500us"``, ``"1.5s"``, ``"256MiB"``."""
+"""Durations, sizes and speeds as text: ``"500us"``, ``"1.5s"``, ``"256MiB"``, ``"60x"``."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ _SIZE_BYTES: Final = {
     "GiB": 1 << 30,
 }
 _QUANTITY: Final = re.compile(r"\s*([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([A-Za-zµμ]+)\s*")
+_SPEED: Final = re.compile(r"\s*([0-9]{1,9}(?:\.[0-9]{1,6})?)\s*x\s*")
 
 
 def parse_duration(text: str) -> int:
@@ -58,6 +59,23 @@ def format_size(size_bytes: int) -> str:
         if size_bytes and size_bytes % _SIZE_BYTES[unit] == 0:
             return f"{size_bytes // _SIZE_BYTES[unit]}{unit}"
     return f"{size_bytes}B"
+
+
+def parse_speed(text: str) -> float:
+    """Return how many times as fast as recorded, 0 for ``full``; ValueError says what was
+    expected."""
+    if text.strip() == "full":
+        return 0.0
+    match = _SPEED.fullmatch(text)
+    speed = float(match[1]) if match else 0.0
+    if not speed:
+        raise ValueError("must be full, or a factor of recorded time such as 1x, 60x, 0.5x")
+    return speed
+
+
+def format_speed(speed: float) -> str:
+    """Return a speed as text, such as ``60x``; 0 is ``full``."""
+    return f"{speed:.9g}x" if speed else "full"
 
 
 def _parse(text: str, units: dict[str, int], expected: str) -> int:

@@ -1,7 +1,9 @@
 """The configuration as the engine sees it: frozen typed structs, checked once by ``load``.
 
 A field that ends in ``_ns`` is a duration and one that ends in ``_bytes`` a size: its key in
-files and variables lacks that ending and its value is text with a unit. Bounds stand in ``Meta``.
+files and variables lacks that ending and its value is text with a unit; one that ends in
+``_speed`` is a factor of recorded time, 0 without end (``"60x"``, ``"full"``). Bounds stand in
+``Meta``.
 Meaning and default of each key: ``default.toml``.
 """
 
@@ -59,6 +61,8 @@ class IngestConfig(msgspec.Struct, frozen=True):
     outbound_count: Annotated[int, Meta(ge=0, le=64)]
     zmq: tuple[NodeConfig, ...]
     replay: tuple[str, ...]
+    replay_speed: Annotated[float, Meta(ge=0, le=1_000_000)]
+    replay_delay_ns: Annotated[int, Meta(ge=0, le=_HOUR)]
 
 
 class SimConfig(msgspec.Struct, frozen=True):

@@ -8,7 +8,14 @@ import os
 import sys
 from collections.abc import Sequence
 
-from bitcoin_sprint.control import config_command, demo, stat_command, status_command, tail_command
+from bitcoin_sprint.control import (
+    config_command,
+    demo,
+    replay_command,
+    stat_command,
+    status_command,
+    tail_command,
+)
 from bitcoin_sprint.control.options import EXIT_CODES
 from bitcoin_sprint.errors import SprintError
 
@@ -25,7 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--version", action="version", version=importlib.metadata.version("bitcoin-sprint")
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (demo, status_command, stat_command, tail_command, config_command):
+    for command in (
+        demo,
+        status_command,
+        stat_command,
+        tail_command,
+        replay_command,
+        config_command,
+    ):
         command.add(commands)
     parsed = parser.parse_args(arguments)
     try:

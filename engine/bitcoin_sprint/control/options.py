@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -32,10 +33,11 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def loaded_config(arguments: argparse.Namespace) -> Loaded:
+def loaded_config(arguments: argparse.Namespace, own: Mapping[str, object] | None = None) -> Loaded:
     """Load the configuration that the options, the environment and the files give.
 
-    Raises ConfigError, also for what this host lacks of what the configuration names.
+    ``own``: keys that the command itself decides, over all of them. Raises ConfigError, also for
+    what this host lacks of what the configuration names.
     """
     overrides: dict[str, object] = {}
     for assignment in arguments.set:
@@ -50,6 +52,7 @@ def loaded_config(arguments: argparse.Namespace) -> Loaded:
         "log.level": arguments.log_level,
     }
     overrides.update({key: value for key, value in flags.items() if value is not None})
+    overrides.update(own or {})
     environ, dotenv = environment()
     loaded = load_with_sources(arguments.config, overrides, environ, dotenv)
     warnings = check_host(loaded.config, loaded.sources)

@@ -1,96 +1,123 @@
 """Raw blocks in files: which format a file has, and the blocks in it.
 
-- **framed**: each block behind the network's magic and its length (as in Core's ``blk*.dat``);
+- **framed**: each block behind the network's magic and its length (``block_records``), as in
+  Bitcoin Core's ``blk*.dat``, also obscured by the key in the ``xor.dat`` beside it;
 - **hex**: text, one block a line, or one block over many lines;
 - **raw**: one block as it is.
 
 Each of them may be compressed (bzip2, gzip); that and the format are seen from the content, never
-from the name. How a file is read (``load``) and what is found in it (``blocks_in``) are apart, so
-that files stored otherwise need another ``load`` alone.
+from the name. Framed files are read through a window of a few MiB, the others whole.
 """
 
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import lzma
-import mmap
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 from bitcoin_sprint.chains import NETWORKS, Network
 from bitcoin_sprint.errors import FeedError
-
-Buffer: TypeAlias = bytes | mmap.mmap
+from bitcoin_sprint.ingest.block_records import (
+    BLOCK_BYTES_MIN,
+    Found,
+    StoredBlock,
+    next_record,
+    records,
+    room_bytes,
+)
+from bitcoin_sprint.ingest.block_windows import (
+    KEY_BYTES,
+    NO_KEY,
+    FileWindow,
+    MemoryWindow,
+    Window,
+    past_space,
+)
 
 UNPACKED_BYTES_MAX: Final = 1 << 30
-"""What a compressed file may hold."""
-BLOCK_BYTES_MIN: Final = 81
+"""What a compressed file, or one of hex, may hold."""
 HEX_LINE_CHARACTERS_MIN: Final = 2 * BLOCK_BYTES_MIN
+KEY_FILE: Final = "xor.dat"
 
 _HEX = re.compile(rb"[0-9a-fA-F\s]*\Z")
-_SNIFFED = 4_096
+_SNIFFED: Final = 4_096
+_RECORD_SOUGHT_BYTES: Final = 1 << 24
+"""How far into a file that does not begin with a record one is looked for."""
 _OPENERS: Final = ((b"BZh", bz2.BZ2File), (b"\x1f\x8b", gzip.GzipFile))
-_REFUSED = {b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ\0": "xz"}
+_REFUSED: Final = {b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ\0": "xz"}
+_NAMES_BY_MAGIC: Final = {each.magic: each.name for each in reversed(NETWORKS.values())}
+_CORE_NAME = re.compile(r"blk(\d{5,})\.dat")
 
 
 class BlockFileError(FeedError):
-    """A file is not one of raw blocks, or ends too early. The text names it and what was found."""
+    """A file is not one of raw blocks, or can't be read. The text names it and what was found."""
 
 
-def load(path: Path) -> Buffer:
-    """A file's content, decompressed; plain files are mapped, not read.
+class ForeignNetwork(BlockFileError):
+    """A file holds another network's blocks; the other files of its folder will, too."""
 
-    Raises BlockFileError where it can't be read.
+
+def block_files(folder: Path) -> list[Path]:
+    """The files of a folder that may hold blocks, by name: of a node's own the ``blk*.dat`` alone.
+
+    Raises OSError.
+    """
+    files = sorted(
+        each for each in folder.iterdir() if each.is_file() and not each.name.startswith(".")
+    )
+    numbered = {file: int(found[1]) for file in files if (found := _CORE_NAME.fullmatch(file.name))}
+    # Core's numbers have five digits until they need six.
+    return sorted(numbered, key=numbered.__getitem__) or files
+
+
+def blocks_in(path: Path, network: Network) -> Iterator[Found]:
+    """The raw blocks in a file, in its order, and the stretches of it that hold none.
+
+    Raises BlockFileError, after the blocks before the place that is wrong.
     """
     try:
-        with path.open("rb") as file:
-            head = file.read(6)
-            for magic, opener in _OPENERS:
-                if head.startswith(magic):
-                    with opener(path) as packed:
-                        return _unpack(packed, path)
-            for magic, name in _REFUSED.items():
-                if head.startswith(magic):
-                    raise BlockFileError(f"{path} is compressed with {name}; decompress it first")
-            if not head:
-                raise BlockFileError(f"{path} is empty")
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        data = _unpacked(path)
+        keys = [NO_KEY] if data is not None else [*_key_beside(path), NO_KEY]
+
+        def window(key: bytes) -> Window:
+            if data is not None:
+                return MemoryWindow(data)
+            return FileWindow(path, key, room_bytes(network))
+
+        key = _key_of_records(window, keys, network, path)
+        with contextlib.closing(window(NO_KEY if key is None else key)) as opened:
+            if key is not None:
+                yield from records(opened, network)
+            elif _HEX.match(head := bytes(opened.view(0, _SNIFFED))) and head.strip():
+                yield from _hex(_text(path) if data is None else data, path)
+            else:
+                yield _lone_block(opened, network, path)
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         detail = getattr(error, "strerror", None) or str(error)
         raise BlockFileError(f"{path} can't be read: {detail}") from None
 
 
-def blocks_in(data: Buffer, network: Network, path: Path) -> Iterator[memoryview]:
-    """The raw blocks in a file's content, in its order; ``path`` is for errors.
-
-    A view is valid until the next one is asked for. Raises BlockFileError, after the blocks before
-    the place that is wrong.
-    """
-    head = bytes(data[:_SNIFFED])
-    if head.startswith(network.magic) or not head.strip(b"\0"):
-        return _framed(data, network, path)
-    for other in NETWORKS.values():
-        if head.startswith(other.magic):
-            raise BlockFileError(
-                f"{path} holds blocks of {other.name}, network is {network.name!r}"
-            )
-    if _HEX.match(head) and head.strip():
-        return _hex(data, path)
-    if not BLOCK_BYTES_MIN <= len(data) <= network.block_bytes_max:
-        raise BlockFileError(
-            f"{path} is no file of blocks: neither framed by {network.magic.hex()} nor hex, and "
-            f"one raw block has {BLOCK_BYTES_MIN} to {network.block_bytes_max} bytes, not "
-            f"{len(data)}"
-        )
-    return iter((memoryview(data),))
-
-
-def _unpack(packed: bz2.BZ2File | gzip.GzipFile, path: Path) -> bytes:
-    data = packed.read(UNPACKED_BYTES_MAX + 1)
+def _unpacked(path: Path) -> bytes | None:
+    """The content of a compressed file, None where it is not compressed."""
+    with path.open("rb") as file:
+        head = file.read(6)
+    if not head:
+        raise BlockFileError(f"{path} is empty")
+    for magic, name in _REFUSED.items():
+        if head.startswith(magic):
+            raise BlockFileError(f"{path} is compressed with {name}; decompress it first")
+    opener = next((opener for magic, opener in _OPENERS if head.startswith(magic)), None)
+    if opener is None:
+        return None
+    with opener(path) as packed:
+        data: bytes = packed.read(UNPACKED_BYTES_MAX + 1)
     if len(data) > UNPACKED_BYTES_MAX:
         raise BlockFileError(f"{path} holds more than {UNPACKED_BYTES_MAX} bytes; decompress it")
     if not data:
@@ -98,34 +125,69 @@ def _unpack(packed: bz2.BZ2File | gzip.GzipFile, path: Path) -> bytes:
     return data
 
 
-def _framed(data: Buffer, network: Network, path: Path) -> Iterator[memoryview]:
-    """Blocks behind magic and length; zeros between and after them are space not yet used."""
-    view = memoryview(data)
-    position = 0
-    while True:
-        start = data.find(network.magic, position)
-        if start < 0:
-            if bytes(view[position : position + _SNIFFED]).strip(b"\0"):
-                raise BlockFileError(f"{path}: no block at byte {position}")
-            return
-        if start > position and bytes(view[position:start]).strip(b"\0"):
-            raise BlockFileError(
-                f"{path}: {start - position} bytes of something else at {position}"
-            )
-        length = int.from_bytes(view[start + 4 : start + 8], "little")
-        end = start + 8 + length
-        if end > len(view) or start + 8 > len(view):
-            raise BlockFileError(
-                f"{path} ends within the block at byte {start}: {end - len(view)} bytes are missing"
-            )
-        if not BLOCK_BYTES_MIN <= length <= network.block_bytes_max:
-            raise BlockFileError(f"{path}: a block of {length} bytes at byte {start}")
-        yield view[start + 8 : end]
-        position = end
+def _key_beside(path: Path) -> list[bytes]:
+    """The key of Core's that lies beside a file; nothing where there is none, or it is zero."""
+    file = path.parent / KEY_FILE
+    try:
+        key = file.read_bytes()
+    except FileNotFoundError:
+        return []
+    if len(key) != KEY_BYTES:
+        raise BlockFileError(
+            f"{file} is no key of Bitcoin Core: it has {len(key)} bytes, not {KEY_BYTES}; "
+            f"{path.name} is not read"
+        )
+    return [key] if key != NO_KEY else []
 
 
-def _hex(data: Buffer, path: Path) -> Iterator[memoryview]:
-    text = bytes(data)
+def _key_of_records(
+    window: Callable[[bytes], Window], keys: Sequence[bytes], network: Network, path: Path
+) -> bytes | None:
+    """Return by which of ``keys`` a file is one of records, None where by none.
+
+    One that begins with a record, or with space, is; else one that holds a record further on and
+    is no text. BlockFileError where it begins with another network's.
+    """
+    foreign = None
+    is_text = False
+    for key in keys:
+        with contextlib.closing(window(key)) as seen:
+            is_text = is_text or bool(_HEX.match(bytes(seen.view(0, _SNIFFED))))
+            head = bytes(seen.view(past_space(seen, 0, network.magic), len(network.magic)))
+            if head in (network.magic, b""):
+                return key
+            foreign = foreign or _NAMES_BY_MAGIC.get(head)
+    if foreign is not None:
+        raise ForeignNetwork(f"{path} holds blocks of {foreign}, network is {network.name!r}")
+    for key in [] if is_text else keys:
+        with contextlib.closing(window(key)) as seen:
+            found = next_record(seen, network, 0, _RECORD_SOUGHT_BYTES)
+            if bytes(seen.view(found, len(network.magic))) == network.magic:
+                return key
+    return None
+
+
+def _lone_block(window: Window, network: Network, path: Path) -> StoredBlock:
+    """A file that is one block. BlockFileError for a length that none has."""
+    length = len(window.view(0, network.block_bytes_max + 1))
+    if not BLOCK_BYTES_MIN <= length <= network.block_bytes_max:
+        hint = ""
+        if _CORE_NAME.fullmatch(path.name) and not (path.parent / KEY_FILE).exists():
+            hint = f"; Bitcoin Core obscures its files: {KEY_FILE} is to lie beside it"
+        raise BlockFileError(
+            f"{path} is no file of blocks: neither framed by {network.magic.hex()} nor hex, and "
+            f"one raw block has {BLOCK_BYTES_MIN} to {network.block_bytes_max} bytes{hint}"
+        )
+    return StoredBlock(window.view(0, length), 0, partial(window.copy, 0, length))
+
+
+def _text(path: Path) -> bytes:
+    if path.stat().st_size > UNPACKED_BYTES_MAX:
+        raise BlockFileError(f"{path} holds more than {UNPACKED_BYTES_MAX} bytes of hex; split it")
+    return path.read_bytes()
+
+
+def _hex(text: bytes, path: Path) -> Iterator[StoredBlock]:
     if not _HEX.match(text):
         raise BlockFileError(f"{path} begins as hex and holds other characters later on")
     lines = [line.strip() for line in text.split(b"\n") if line.strip()]
@@ -133,6 +195,7 @@ def _hex(data: Buffer, path: Path) -> Iterator[memoryview]:
     whole = all(len(line) >= HEX_LINE_CHARACTERS_MIN for line in lines)
     for number, line in enumerate(lines if whole else [b"".join(lines)], 1):
         try:
-            yield memoryview(bytes.fromhex(line.decode()))
+            raw = bytes.fromhex(line.decode())
         except ValueError:
             raise BlockFileError(f"{path}: block {number} has an odd number of digits") from None
+        yield StoredBlock(memoryview(raw), number, partial(bytes, raw))

@@ -16,7 +16,7 @@ from bitcoin_sprint.ingest.source_state import Episode, SourceState
 from bitcoin_sprint.metrics import Counters
 
 FEED_COUNTS: Final = frozenset({"connections", "bytes_received", "gaps", "messages_lost"})
-"""What of a feed's own figures becomes counters."""
+"""What of a feed's own figures becomes counters, beside its ``progress``."""
 FIGURES_PER_SOURCE_MAX: Final = 20
 
 
@@ -57,6 +57,7 @@ class SourceFigures:
 def _own_figures(snapshot: Mapping[str, Any]) -> dict[str, int]:
     figures = {name: snapshot[name] for name in FEED_COUNTS if name in snapshot}
     figures |= {n: v for n, v in snapshot.get("counts", {}).items() if n in FEED_COUNTS}
+    figures |= snapshot.get("progress", {})
     figures["dropped"] = sum(snapshot.get("dropped", {}).values())
     figures["attempts"] = snapshot.get("attempts", 0)
     figures["episodes"] = snapshot.get("episodes", 0)

@@ -69,7 +69,11 @@ def _files(config: Config, network: Network, sink: Sink, table: SourceTable) -> 
     paths = config.ingest.replay
     if not paths:
         return []
-    return [ReplayFeed(sink, table.add("replay", SourceKind.REPLAY), network, paths)]
+    source = table.add("replay", SourceKind.REPLAY)
+    ingest = config.ingest
+    delay_s = ingest.replay_delay_ns / 1e9
+    feed = ReplayFeed(sink, source, network, paths, speed=ingest.replay_speed, delay_s=delay_s)
+    return [feed]
 
 
 def _peers(config: Config, network: Network, sink: Sink, table: SourceTable) -> Sequence[Feed]:

@@ -35,9 +35,11 @@ async def test_files_and_folders_are_replayed_in_order(tmp_path: Path) -> None:
     assert [outcome.hash for outcome in sink.block_outcomes] == [b.hash for b in BLOCKS[:4]]
     state = feed.snapshot()
     assert state["state"] == "done"
-    assert state["counts"]["accepted"] == state["counts"]["blocks"] == 4
-    assert state["counts"]["files"] == state["files_total"] == 3
-    assert state["counts"]["bytes"] == state["bytes_total"]
+    assert state["progress"]["accepted"] == state["progress"]["blocks"] == 4
+    assert state["progress"]["txs"] == 4
+    assert state["progress"]["files"] == state["progress"]["files_total"] == 3
+    assert state["progress"]["bytes"] == state["progress"]["bytes_total"]
+    assert state["progress"]["done"] == 1
     assert not feed.can_fetch
     assert not await feed.fetch_block(BLOCKS[0].hash)
 
@@ -54,13 +56,15 @@ async def test_a_bad_file_and_a_bad_block_do_not_stop_the_rest(
     sink = NodeSink(REGTEST)
     feed = ReplayFeed(sink, FILES, REGTEST, [tmp_path])
     await feed.run()
-    counts = feed.snapshot()["counts"]
-    assert counts["files_failed"] == 2
-    assert counts["refused"] == 1
+    counts = feed.snapshot()["progress"]
+    assert counts["files_failed"] == 1
+    assert counts["damaged"] == 1
+    assert counts["refused"] == counts["refused.bad-txnmrklroot"] == 1
     assert counts["duplicate"] == 1
     assert counts["accepted"] == 1
     assert "is no file of blocks" in caplog.text
-    assert "block 0 of " in caplog.text
+    assert "b: the block at byte 0 is refused: bad-txnmrklroot" in caplog.text
+    assert "damaged at byte" in caplog.text
     assert "3 blocks of 3 files" in caplog.text
 
 
