@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 from bitcoin_sprint.config.quantities import (
     format_duration,
     format_size,
+    format_speed,
     parse_duration,
     parse_size,
+    parse_speed,
 )
 
 
@@ -57,6 +59,21 @@ def test_contract_values_are_written_as_the_contract_spells_them():
     assert format_duration(1_500_000_000) == "1.5s"
     assert format_duration(2_000_000_000) == "2s"
     assert format_duration(0) == "0s"
+
+
+@pytest.mark.parametrize(
+    ("text", "speed", "written"),
+    [("full", 0, "full"), ("1x", 1, "1x"), (" 60 x", 60, "60x"), ("0.5x", 0.5, "0.5x")],
+)
+def test_speeds_are_factors_of_recorded_time(text, speed, written):
+    assert parse_speed(text) == speed
+    assert format_speed(parse_speed(text)) == written
+
+
+@pytest.mark.parametrize("text", ["", "60", "x", "0x", "-1x", "1e3x", "fast"])
+def test_what_is_no_speed_is_refused(text):
+    with pytest.raises(ValueError, match="must be full, or a factor of recorded time"):
+        parse_speed(text)
 
 
 @given(st.integers(0, 10**16))

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from intake_rig import FILES
 from node_sink import NodeSink
-from regtest_blocks import REGTEST, chain_of
+from regtest_blocks import GENESIS, REGTEST, START_TIME, Parent, chain_of, next_block
 
 from bitcoin_sprint.errors import ConfigError
+from bitcoin_sprint.ingest import replay
 from bitcoin_sprint.ingest.replay import ReplayFeed
+from bitcoin_sprint.ingest.simulator.blocks import SimBlock
 
 BLOCKS = chain_of(6)
 
@@ -84,4 +86,93 @@ def test_a_path_that_is_not_there_is_a_configuration_error(tmp_path: Path) -> No
     with pytest.raises(ConfigError, match=r"ingest\.replay: .*nothing can't be read: No such file"):
         ReplayFeed(NodeSink(REGTEST), FILES, REGTEST, [tmp_path / "nothing"])
     with pytest.raises(ConfigError, match="holds no files"):
+        ReplayFeed(NodeSink(REGTEST), FILES, REGTEST, [tmp_path])
+
+
+class Clock:
+    """Time that passes when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(replay.asyncio, "sleep", made.sleep)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("speed", "expected"),
+    [
+        (1.0, [0, 600, 600, 1_800]),  # the third block's time lies before the second's
+        (60.0, [0, 10, 10, 30]),
+        (0.0, [0, 0, 0, 0]),
+    ],
+)
+async def test_blocks_come_at_the_pace_of_their_times(
+    tmp_path: Path, clock: Clock, speed: float, expected: list[float]
+) -> None:
+    parent: SimBlock | Parent = GENESIS
+    raws = []
+    for seconds in (0, 600, 300, 1_800):
+        parent = next_block(parent, time=START_TIME + seconds)
+        raws.append(parent.raw)
+    (tmp_path / "a").write_bytes(framed(*raws))
+    sink = NodeSink(REGTEST)
+    feed = ReplayFeed(sink, FILES, REGTEST, [tmp_path], speed=speed, delay_s=7, clock=clock)
+    times: list[float] = []
+    take = sink.on_block
+    sink.on_block = lambda *words: (times.append(clock.now), take(*words))[1]  # type: ignore[method-assign]
+    await feed.run()
+    assert times == pytest.approx([1_007 + seconds for seconds in expected])
+    assert feed.snapshot()["progress"]["elapsed_ms"] == round(1_000 * expected[-1])
+
+
+async def test_progress_is_in_the_log_now_and_then_and_counts_within_a_file(
+    tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    (tmp_path / "a").write_bytes(framed(*(block.raw for block in BLOCKS)))
+    feed = ReplayFeed(NodeSink(REGTEST), FILES, REGTEST, [tmp_path], speed=100, clock=clock)
+    seen = []
+    take = feed._sink.on_block
+    feed._sink.on_block = lambda *words: (seen.append(feed.snapshot()["progress"]), take(*words))[1]  # type: ignore[method-assign]
+    await feed.run()
+    # A block every 6 s, five times: the first at or after 10 s and 20 s have a line.
+    assert sum(" s left" in line for line in caplog.messages) == 2
+    done = [figures["bytes"] for figures in seen]
+    assert done == sorted(set(done))
+    assert done[-1] == seen[-1]["bytes_total"]
+    assert seen[3]["eta_s"] > 0
+    assert seen[3]["blocks"] == 3
+
+
+async def test_of_many_bad_files_and_blocks_the_first_few_have_lines(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    for number in range(9):
+        (tmp_path / f"no{number}").write_text("no block at all")
+    wrong = [block.raw[:-1] + b"\x01" for block in BLOCKS]
+    (tmp_path / "wrong").write_bytes(framed(*wrong, *wrong))
+    feed = ReplayFeed(NodeSink(REGTEST), FILES, REGTEST, [tmp_path])
+    await feed.run()
+    assert sum("is no file of blocks" in line for line in caplog.messages) == 5
+    assert sum("is refused" in line for line in caplog.messages) == 5
+    assert "7 more blocks refused or damaged" in caplog.text
+    assert "12 refused, 0 damaged, 9 files failed" in caplog.messages[-1]
+
+
+def test_a_nodes_folder_given_for_its_blocks_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "blocks").mkdir()
+    (tmp_path / "peers.dat").write_bytes(b"x")
+    with pytest.raises(ConfigError, match=r"is a node's folder: name .*blocks instead"):
         ReplayFeed(NodeSink(REGTEST), FILES, REGTEST, [tmp_path])
