@@ -95,6 +95,20 @@ class Engine:
         """Process id of a role."""
         return next(each["pid"] for each in self.status()["processes"] if each["role"] == role)
 
+    def serving(self, role: str) -> int:
+        """Process id of a role that serves, 0 while it does not; both of one look."""
+        for each in self.status().get("processes", []):
+            if each["role"] == role and each["state"] == "ready":
+                return int(each["pid"])
+        return 0
+
+    def kill(self, role: str) -> None:
+        """Kill a role's process, and wait until its successor serves."""
+        old = self.serving(role)
+        assert old > 0, f"{role} does not serve"
+        os.kill(old, signal.SIGKILL)
+        self.until(lambda: self.serving(role) not in (0, old))
+
     def until(self, condition) -> None:  # type: ignore[no-untyped-def]
         """Wait for a condition, with the log in the error when it does not come."""
         deadline = time.monotonic() + _WAIT_S
