@@ -17,6 +17,7 @@ import os
 import re
 import signal
 import socket
+import tempfile
 import time
 import tomllib
 from pathlib import Path
@@ -27,14 +28,17 @@ import pytest
 import zmq
 from engines import Engine
 from intake_rig import rigs
+from regtest_blocks import chain_of
 
 from bitcoin_sprint.chains import network
 from bitcoin_sprint.client import Subscriber
-from bitcoin_sprint.config import load
+from bitcoin_sprint.config import Config, load
 from bitcoin_sprint.config.load import DEFAULT_FILE
 from bitcoin_sprint.control.placement import place
+from bitcoin_sprint.control.topology import Core, Topology
 from bitcoin_sprint.errors import ConfigError
 from bitcoin_sprint.frames import Kind
+from bitcoin_sprint.ingest.feed import Feed, Sink
 from bitcoin_sprint.ingest.simulator.process import Simulation
 from bitcoin_sprint.ingest.sources import SourceTable, build_feeds, node_sources
 from bitcoin_sprint.metrics import CountersView
@@ -49,7 +53,9 @@ _HOST = "127.0.0.2"
 _BLOCKS_SEEN = 12
 _LOOK_S = 30.0
 
-Seen = collections.namedtuple("Seen", "simulated nodes")
+_SMALL_HOST, _LARGE_HOST = (
+    Topology(tuple(Core((cpu,), 0, False, cpu == 0) for cpu in range(count))) for count in (1, 64)
+)
 
 
 def _group() -> str:
@@ -185,6 +191,7 @@ def nodes(tmp_path_factory):
             "block_buffer_size": 33,
             "write_deadline": "700us",
             "use_shared_memory": False,
+            "optimize_system": False,
             "ring.mode": "0644",
             "ring.directory": str(folder),
             "ingest.p2p": f"127.0.0.1:{peer.getsockname()[1]}",
@@ -238,13 +245,33 @@ def _feed_names(**overrides: object) -> list[str]:
 
     async def names() -> list[str]:
         with rigs() as made:
-            table = SourceTable(lambda *_: None)
-            intake = made.start().intake
-            sources = node_sources(config, table)
-            feeds = build_feeds(config, network(config.network), intake, table, sources)
-            return [feed.name for feed in feeds]
+            return [feed.name for feed in _feeds(config, made.start().intake)]
 
     return asyncio.run(names())
+
+
+def _feeds(config: Config, intake: Sink) -> list[Feed]:
+    table = SourceTable(lambda *_: None)
+    sources = node_sources(config, table)
+    return build_feeds(config, network(config.network), intake, table, sources)
+
+
+def _replayed_s(folder: Path, **overrides: object) -> float:
+    """Seconds that a replay of three blocks, ten minutes from each other, takes."""
+    for number, block in enumerate(chain_of(3)):
+        (folder / f"{number}").write_bytes(block.raw)
+    keys = {"network": "regtest", "use_direct_p2p": False, "ingest.replay": [str(folder)]}
+    config = load(None, keys | overrides)
+
+    async def replay() -> float:
+        with rigs() as made:
+            (feed,) = _feeds(config, made.start().intake)
+            began = time.monotonic()
+            await feed.run()
+            assert feed.snapshot()["progress"]["accepted"] == 3
+            return time.monotonic() - began
+
+    return asyncio.run(replay())
 
 
 def _simulation(**keys: object) -> Simulation:
@@ -319,10 +346,18 @@ def _check_use_memory_channel(seen):
     assert worker_options(config, config.relay.tiers["turbo"]).memory_channel
 
 
-def _check_optimize_system(_seen):
-    cores = range(64)
-    assert place(load(None, {"optimize_system": True}), cores).cpus
-    assert not place(load(None, {"optimize_system": False}), cores).cpus
+def _check_optimize_system(seen):
+    frozen = {
+        name: {
+            each["placement"]["gc_frozen"]
+            for each in seen(name)["status"]["processes"]
+            if each["role"].startswith("relay-")
+        }
+        for name in ("simulated", "nodes")
+    }
+    assert frozen == {"simulated": {True}, "nodes": {False}}
+    assert place(load(None, {"optimize_system": True}), _LARGE_HOST).cpus
+    assert not place(load(None, {"optimize_system": False}), _LARGE_HOST).cpus
 
 
 def _check_enable_kernel_bypass(_seen):
@@ -367,6 +402,16 @@ def _check_outbound_count(_seen):
 def _check_replay(_seen):
     assert "replay" in _feed_names(**{"ingest.replay": [str(DEFAULT_FILE)]})
     assert "replay" not in _feed_names()
+
+
+def _check_replay_speed(_seen):
+    with tempfile.TemporaryDirectory() as folder:
+        assert _replayed_s(Path(folder), **{"ingest.replay_speed": "3000x"}) >= 0.4
+
+
+def _check_replay_delay(_seen):
+    with tempfile.TemporaryDirectory() as folder:
+        assert _replayed_s(Path(folder), **{"ingest.replay_delay": "400ms"}) >= 0.4
 
 
 def _check_sim_enabled(seen):
@@ -436,9 +481,8 @@ def _check_unix_directory(seen):
 
 
 def _check_wait(_seen):
-    cores = range(64)
-    assert place(load(None, {"control.wait": "spin"}), cores[:1]).spin
-    assert not place(load(None, {"control.wait": "block"}), cores).spin
+    assert place(load(None, {"control.wait": "spin"}), _SMALL_HOST).spin
+    assert not place(load(None, {"control.wait": "block"}), _LARGE_HOST).spin
 
 
 def _check_ready_timeout(_seen):
@@ -548,6 +592,8 @@ CHECKS: dict[str, Any] = {
     "ingest.dns_seeds": _check_dns_seeds,
     "ingest.outbound_count": _check_outbound_count,
     "ingest.replay": _check_replay,
+    "ingest.replay_speed": _check_replay_speed,
+    "ingest.replay_delay": _check_replay_delay,
     "ingest.zmq": _check_ingest_zmq,
     "sim.enabled": _check_sim_enabled,
     "sim.port": _check_sim_port,
