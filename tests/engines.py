@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psutil
@@ -129,6 +129,23 @@ class Engine:
         self.process.send_signal(signal.SIGTERM)
         return self.wait()
 
+    def kill_supervisor(self) -> None:
+        """Kill ``sprintd`` alone; its processes serve on."""
+        assert self.process is not None
+        self.status()
+        self.process.kill()
+        self.process.wait()
+
+    def kill_processes(self) -> None:
+        """Kill every process that was ever seen and still runs, and wait until all are gone."""
+        for pid in self.pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + _WAIT_S
+        while any(_runs(pid) for pid in self.pids):
+            assert time.monotonic() < deadline, f"left of {self.pids}"
+            time.sleep(0.01)
+
     def log(self) -> str:
         """Everything that it wrote."""
         return self.log_path.read_text(encoding="utf-8")
@@ -155,6 +172,8 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         if self.process is not None and self.process.poll() is None:
             self.stop()
+        elif self.process is not None and self.process.returncode == -signal.SIGKILL:
+            self.kill_processes()
         left = self.leftovers()
         for path in _SHM.glob(f"sprint.{self.instance}.*"):
             path.unlink()

@@ -53,7 +53,7 @@ _ENTRIES = {
     "bitcoin_sprint.control.entry",
     "bitcoin_sprint.control.cli",
     "bitcoin_sprint.control.sprintd",
-    "bitcoin_sprint.control.child",
+    "bitcoin_sprint.control.nursery",
     "bitcoin_sprint.ring",
     "bitcoin_sprint.client",
 }

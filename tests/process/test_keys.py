@@ -97,7 +97,7 @@ def simulated(tmp_path_factory):
         "relay.level": "connected",
         "relay.zmq_curve_key_file": str(folder / "curve"),
         "relay.unix_directory": str(folder),
-        "control.stop_timeout": "600ms",
+        "control.stop_timeout": "1800ms",  # a third of it for each stage
         "control.restart_delay_min": "120ms",
         "control.restart_delay_max": "150ms",
         "log.level": "debug",
@@ -510,6 +510,31 @@ def _check_restart_delay_max(seen):
     assert _restart_delays(seen)[1] == 0.15, "not twice the least"
 
 
+def _check_heartbeat_timeout(_seen):
+    keys = {"tier": "free", "control__heartbeat_timeout": "2s"}
+    with Engine(f"t{os.getpid()}-hang", **keys).start().ready() as engine:
+        hung = engine.pid("relay-free")
+        os.kill(hung, signal.SIGSTOP)
+        engine.until(lambda: engine.serving("relay-free") not in (0, hung))
+        assert engine.stop() == 0
+        (error,) = [event["message"] for event in engine.events() if event["level"] == "error"]
+        assert re.fullmatch(r"relay-free died \(no heartbeat for [23] s, so it was killed\)", error)
+
+
+def _check_orphan_timeout(_seen):
+    keys = {"tier": "free", "control__orphan_timeout": "200ms"}
+    with Engine(f"t{os.getpid()}-orphan", **keys).start().ready() as engine:
+        engine.kill_supervisor()
+        deadline = time.monotonic() + _LOOK_S
+        while any(psutil.pid_exists(pid) for pid in engine.pids):
+            assert time.monotonic() < deadline, engine.log()
+            time.sleep(0.01)
+        # Nothing else is left than the counters of the killed sprintd, for the next to sweep.
+        (left,) = engine.leftovers()
+        assert left.endswith(".counters.sprintd")
+        assert engine.start().ready().stop() == 0
+
+
 def _check_log_level(seen):
     assert any(event["level"] == "debug" for event in seen("simulated")["events"])
     levels = {line.split()[1] for line in seen("nodes")["log"].splitlines()}
@@ -613,6 +638,8 @@ CHECKS: dict[str, Any] = {
     "control.stop_timeout": _check_stop_timeout,
     "control.restart_delay_min": _check_restart_delay_min,
     "control.restart_delay_max": _check_restart_delay_max,
+    "control.heartbeat_timeout": _check_heartbeat_timeout,
+    "control.orphan_timeout": _check_orphan_timeout,
     "log.level": _check_log_level,
     "log.format": _check_log_format,
 }

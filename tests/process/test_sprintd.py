@@ -5,11 +5,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 from engines import Engine, stream_address
 
 from bitcoin_sprint.client import Subscriber
+from bitcoin_sprint.errors import Disconnected
 from bitcoin_sprint.frames import Kind
 from bitcoin_sprint.ring import Ring
 
@@ -19,6 +22,13 @@ _TURBO = "⚡ Turbo mode enabled: writeDeadline=500µs sharedMemory=true blockBu
 @pytest.fixture
 def instance(request):
     return f"t{os.getpid()}-{abs(hash(request.node.name)) % 10**6}"
+
+
+def _wait(condition, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.02)
 
 
 def _blocks(address, tier, count):
@@ -64,13 +74,100 @@ def test_a_process_that_is_killed_is_started_again_and_the_stream_goes_on(instan
         assert any(f"{role} died (signal SIGKILL)" in line for line in engine.log().splitlines())
 
 
-def test_a_killed_supervisor_takes_its_processes_along_and_its_successor_starts_clean(instance):
-    with Engine(instance, tier="free").start().ready() as engine:
-        engine.process.kill()
-        engine.process.wait()
+class _Listener(threading.Thread):
+    """Follows a tier's stream from a thread of its own and checks that no number is missing."""
+
+    def __init__(self, address, tier):
+        super().__init__()
+        self.frames = 0
+        self.holes = []
+        self.error = None
+        self._subscriber = Subscriber(
+            address, tier=tier, reconnect=False, on_gap=lambda *gap: self.holes.append(gap)
+        ).connect()
+        self.start()
+
+    def run(self):
+        try:
+            for _frame in self._subscriber:
+                self.frames += 1
+        except Disconnected as error:
+            self.error = error
+
+    def heard_more(self, count=3):
+        """A condition: that so many more frames have come from now on."""
+        wanted = self.frames + count
+        return lambda: self.frames >= wanted
+
+
+def test_a_killed_supervisors_processes_serve_on_and_its_successor_adopts_them(instance):
+    with Engine(instance, tier="turbo").start().ready() as engine:
+        listener = _Listener(stream_address(engine, "turbo"), "turbo")
+        _wait(listener.heard_more())
+        roles = ["sim", "ingest", "relay-turbo"]
+        before = {role: engine.pid(role) for role in roles}
+        engine.kill_supervisor()
+        _wait(listener.heard_more())
         engine.start().ready()
+        assert {role: engine.pid(role) for role in roles} == before
+        _wait(listener.heard_more())
+        # Everything else works as with processes of its own: the death of one is seen, ...
+        os.kill(before["ingest"], signal.SIGKILL)
+        engine.until(
+            lambda: (
+                engine.states().get("ingest") == "ready"
+                and engine.pid("ingest") != before["ingest"]
+            )
+        )
+        _wait(listener.heard_more())
+        assert (listener.holes, listener.error) == ([], None)
+        # ... and a stop ends all of them.
+        assert engine.stop() == 0
+        assert engine.leftovers() == []
+        listener.join(10)
+        messages = [event["message"] for event in engine.events()]
+        assert {f"{role} is adopted" for role in roles} <= set(messages)
+        assert "ingest died (adopted, so its exit code is unknown)" in messages
+        assert sum("the supervisor has gone" in message for message in messages) == len(roles)
+
+
+def test_with_everything_killed_a_successor_starts_anew_in_the_same_rings(instance):
+    with Engine(instance, tier="free").start().ready() as engine:
+        ring = Ring.attach(instance, "blocks")
+        epoch = ring.epoch
+        engine.kill_supervisor()
+        engine.kill_processes()
+        engine.start().ready()
+        assert ring.epoch > epoch
+        ring.close()
         assert len(_blocks(stream_address(engine, "free"), "free", 1)) == 1
         assert engine.stop() == 0
+        assert engine.leftovers() == []
+
+
+def test_what_runs_something_else_is_replaced_with_a_line_that_says_why(instance):
+    with Engine(instance).start().ready() as engine:
+        engine.kill_supervisor()
+        engine.keys["tier"] = "turbo"
+        engine.start().ready()
+        assert set(engine.states()) == {"sprintd", "sim", "ingest", "relay-turbo"}
+        assert engine.stop() == 0
+        messages = [event["message"] for event in engine.events()]
+        for role, why in (
+            ("ingest", "runs with another configuration"),
+            ("relay-free", "is not configured any more"),
+        ):
+            assert messages.count(f"{role} of a killed sprintd {why} and is ended") == 1
+
+
+def test_a_stopped_process_does_not_keep_it_from_stopping(instance):
+    with Engine(instance, tier="turbo").start().ready() as engine:
+        os.kill(engine.pid("relay-turbo"), signal.SIGSTOP)
+        os.kill(engine.pid("ingest"), signal.SIGSTOP)
+        began = time.monotonic()
+        assert engine.stop() == 0
+        assert time.monotonic() - began < 5
+        assert engine.leftovers() == []
 
 
 def test_a_second_engine_of_the_same_name_is_refused(instance):

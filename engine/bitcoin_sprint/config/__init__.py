@@ -3,6 +3,12 @@
 from bitcoin_sprint.config.host import check_host
 from bitcoin_sprint.config.load import Loaded, environment, load, load_with_sources, render
 from bitcoin_sprint.config.quantities import format_duration, format_size
+from bitcoin_sprint.config.runtime_keys import (
+    RUNTIME_KEYS,
+    changed_keys,
+    fixed_digest,
+    with_runtime_keys,
+)
 from bitcoin_sprint.config.schema import (
     Config,
     ControlConfig,
@@ -15,6 +21,7 @@ from bitcoin_sprint.config.schema import (
 )
 
 __all__ = [
+    "RUNTIME_KEYS",
     "Config",
     "ControlConfig",
     "IngestConfig",
@@ -24,11 +31,14 @@ __all__ = [
     "RelayConfig",
     "RingConfig",
     "SimConfig",
+    "changed_keys",
     "check_host",
     "environment",
+    "fixed_digest",
     "format_duration",
     "format_size",
     "load",
     "load_with_sources",
     "render",
+    "with_runtime_keys",
 ]

@@ -108,6 +108,8 @@ class ControlConfig(msgspec.Struct, frozen=True):
     stop_timeout_ns: Annotated[int, Meta(ge=100 * _MS, le=600 * _S)]
     restart_delay_min_ns: Annotated[int, Meta(ge=_MS, le=_HOUR)]
     restart_delay_max_ns: Annotated[int, Meta(ge=_MS, le=_HOUR)]
+    heartbeat_timeout_ns: Annotated[int, Meta(ge=2 * _S, le=_HOUR)]
+    orphan_timeout_ns: Annotated[int, Meta(ge=0, le=168 * _HOUR)]
 
 
 class LogConfig(msgspec.Struct, frozen=True):

@@ -1,104 +1,150 @@
-"""The line between ``sprintd`` and each of its processes: one socket pair, one JSON text a line.
+"""The line between ``sprintd`` and each of its processes: one JSON text a line, both ways.
 
-The supervisor sends the configuration and keeps its end open for life; the process answers once
-it is ready. When the supervisor's end closes, the supervisor is gone: the process then stops as
-on SIGTERM, so that nothing outlives an engine that nobody watches.
+A process is born with one end of a socket pair; the order comes down it, the answer goes up: "it
+serves", or why not. The line stays open for life. When it closes, the supervisor is gone. What
+then happens is told with the order: a process that does not ``stay`` stops, one that stays serves
+on and can be reached by a supervisor's successor at its address, a Unix socket in the abstract
+namespace (no file is left behind). ``child_end`` is the process's side, this the supervisor's.
+
+Who may speak: both ends ask the kernel who sits at the other (SO_PEERCRED) and speak with their own
+user alone. At an address that another user has taken, nobody is adopted.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
-import signal
 import socket
-import threading
-from typing import Final
+import struct
+from pathlib import Path
+from typing import Final, NamedTuple
 
 import msgspec
 
 from bitcoin_sprint.config import Config
 from bitcoin_sprint.control.placement import Seat
-from bitcoin_sprint.errors import SprintError
 
-_MESSAGE_BYTES_MAX: Final = 1 << 20
+MESSAGE_BYTES_MAX: Final = 1 << 20
+_SEND_S: Final = 1.0
+_UCRED: Final = struct.Struct("iII")
+_STAT_STARTED: Final = 19
+"""Index of ``starttime`` in /proc/<pid>/stat behind the process's name: field 22 of proc(5)."""
 
 
-class Order(msgspec.Struct, frozen=True):
-    """What a process is told at its start."""
+class Order(msgspec.Struct, frozen=True, tag="order"):
+    """What a process is told at its start.
+
+    ``stays``: whether it serves on without a supervisor. ``digest`` stands for all of the order
+    that cannot change at run time: a successor's own tells whether it would give the same order.
+    """
 
     role: str
     config: Config
     seat: Seat = Seat()
+    stays: bool = False
+    digest: str = ""
 
 
-class Answer(msgspec.Struct, frozen=True):
+class Inquiry(msgspec.Struct, frozen=True, tag="inquiry"):
+    """A supervisor's first word to a process that it did not start; answered by ``Identity``."""
+
+
+class Reload(msgspec.Struct, frozen=True, tag="reload"):
+    """A configuration that differs from the order's in keys that can change at run time."""
+
+    config: Config
+
+
+Message = Order | Inquiry | Reload
+
+
+class Answer(msgspec.Struct, frozen=True, tag="answer"):
     """What a process says to its order: it serves, or why it cannot."""
 
     ready: bool
     error: str = ""
 
 
-class ChildEnd:
-    """The process's end of the line."""
+class Identity(msgspec.Struct, frozen=True, tag="identity"):
+    """Who a process is. ``started_ticks`` as in /proc/<pid>/stat: with the pid it is unique until
+    the host is booted again. ``ready``: whether it serves."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._socket = socket.socket(fileno=descriptor)
-        self._socket.setblocking(True)
-        self._answered = False
-        os.set_inheritable(descriptor, False)
+    pid: int
+    started_ticks: int
+    instance: str
+    role: str
+    version: str
+    digest: str
+    ready: bool
 
-    def receive_order(self) -> Order:
-        """Wait for the order; SprintError when the supervisor is gone before it came."""
-        received = bytearray()
-        while not received.endswith(b"\n"):
-            piece = self._socket.recv(65_536)
-            if not piece or len(received) > _MESSAGE_BYTES_MAX:
-                raise SprintError("the supervisor went away before it said what to do")
-            received += piece
-        return msgspec.json.decode(received, type=Order)
 
-    def say_ready(self) -> None:
-        """Tell the supervisor that this process serves. Never raises: it may just have gone."""
-        self._answer(Answer(ready=True))
+Reply = Answer | Identity
 
-    def say_failed(self, error: str) -> None:
-        """Tell the supervisor why this process cannot serve; nothing once it was ready."""
-        if not self._answered:
-            self._answer(Answer(ready=False, error=error))
 
-    @property
-    def answered(self) -> bool:
-        """Whether the supervisor has had its answer."""
-        return self._answered
+class Peer(NamedTuple):
+    """Who made the other end of a socket, as the kernel says."""
 
-    def stop_with_supervisor(self) -> None:
-        """From now on stop (SIGTERM to ourselves) when the supervisor goes away."""
-        threading.Thread(target=self._watch, name="supervisor-watch", daemon=True).start()
+    pid: int
+    uid: int
+
+
+def address_of(instance: str, role: str) -> bytes:
+    """Return the abstract address at which a process of ours can be reached."""
+    return f"\0bitcoin-sprint/{os.geteuid()}/{instance}/{role}".encode()
+
+
+def peer_of(line: socket.socket) -> Peer:
+    """Return who sits at the other end: for one that we connected to, who listens there."""
+    size = _UCRED.size
+    pid, uid, _gid = _UCRED.unpack(line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    return Peer(pid, uid)
+
+
+def started_ticks(pid: int) -> int:
+    """Return when a process started, in clock ticks since boot. Raises OSError."""
+    text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    return int(text.rpartition(")")[2].split()[_STAT_STARTED])
+
+
+def encode(message: Message | Reply) -> bytes:
+    """Return a message as one line."""
+    return msgspec.json.encode(message) + b"\n"
+
+
+class SupervisorEnd:
+    """The supervisor's end of one process's line. Belongs to the running asyncio loop."""
+
+    def __init__(self, line: socket.socket) -> None:
+        """Take over ``line``."""
+        line.setblocking(False)
+        self._socket = line
+        self._received = b""
+
+    async def send(self, message: Message) -> bool:
+        """Send a message; False when the process is gone or does not take it within a second."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(_SEND_S):
+                await loop.sock_sendall(self._socket, encode(message))
+        except OSError:  # TimeoutError among them
+            return False
+        return True
+
+    async def receive(self) -> Reply | None:
+        """Return the next reply; None when the process closed the line, or says nonsense."""
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(OSError, msgspec.DecodeError):
+            while b"\n" not in self._received and len(self._received) < MESSAGE_BYTES_MAX:
+                piece = await loop.sock_recv(self._socket, 4096)
+                if not piece:
+                    return None
+                self._received += piece
+            line, _, self._received = self._received.partition(b"\n")
+            reply: Reply = msgspec.json.decode(line, type=Reply)
+            return reply
+        return None
 
     def close(self) -> None:
-        """Close this end."""
+        """Close this end. May be called again."""
         self._socket.close()
-
-    def _answer(self, answer: Answer) -> None:
-        self._answered = True
-        try:
-            self._socket.sendall(msgspec.json.encode(answer) + b"\n")
-        except OSError:
-            return
-
-    def _watch(self) -> None:
-        try:
-            while self._socket.recv(4096):
-                pass
-        except OSError:
-            pass
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
-def decode_answer(line: bytes) -> Answer | None:
-    """Return a process's answer; None when it died without one."""
-    return msgspec.json.decode(line, type=Answer) if line.endswith(b"\n") else None
-
-
-def encode_order(order: Order) -> bytes:
-    """Return the order as the line that ``ChildEnd`` reads."""
-    return msgspec.json.encode(order) + b"\n"

@@ -1,32 +1,25 @@
-"""One process of the engine: ``python -m bitcoin_sprint.control.child <role> <descriptor>``.
+"""One process of the engine, from its order to its exit code; born in the nursery.
 
-Started by ``sprintd`` only. Reads its order from the inherited socket, takes its seat on the host
-(``settling``) and runs its room's ``process.main``. Ends with the exit code of the error that
-stopped it, after one line in the log.
+Reads its order from the inherited socket, takes its seat on the host (``settling``) and runs its
+room's ``process.main``. Ends with the exit code of the error that stopped it, after one line in
+the log.
 """
 
 from __future__ import annotations
 
 import importlib
 import logging
-import sys
 from collections.abc import Callable
 from typing import Any
 
 from bitcoin_sprint.control import logs
-from bitcoin_sprint.control.channel import ChildEnd, Order
+from bitcoin_sprint.control.channel import Order
+from bitcoin_sprint.control.child_end import ChildEnd
+from bitcoin_sprint.control.roles import room_of
 from bitcoin_sprint.control.settling import Settling
 from bitcoin_sprint.errors import SprintError
 
 _log = logging.getLogger(__name__)
-
-# Which room each role runs. Imported when it runs: no process loads the rooms of another.
-_ROOMS = {
-    "sim": "bitcoin_sprint.ingest.simulator.process",
-    "ingest": "bitcoin_sprint.ingest.process",
-    "relay": "bitcoin_sprint.relay.process",
-    "demo": "bitcoin_sprint.control.demo_subscribers",
-}
 
 
 def main(arguments: list[str]) -> int:
@@ -38,7 +31,8 @@ def main(arguments: list[str]) -> int:
     except SprintError:
         return 1  # nobody is left to read a log line
     logs.configure(order.config.log, role)
-    channel.stop_with_supervisor()
+    channel.on_reload(lambda config: logs.configure(config.log, role))
+    channel.watch()
     try:
         settling = Settling(order.seat)
         settling.begin()
@@ -47,7 +41,7 @@ def main(arguments: list[str]) -> int:
             settling.finish()
             channel.say_ready()
 
-        _room(role)(order, ready)
+        _run(order, channel, ready)
     except SprintError as error:
         # Before it was ready the supervisor tells the operator, so that it is told once.
         if channel.answered:
@@ -62,13 +56,10 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _room(role: str) -> Callable[[Order, Callable[[], None]], None]:
-    room, _, tier = role.partition("-")
-    process: Any = importlib.import_module(_ROOMS[room])
-    if tier:
-        return lambda order, ready: process.main(order.config, tier, ready)
-    return lambda order, ready: process.main(order.config, ready)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def _run(order: Order, channel: ChildEnd, ready: Callable[[], None]) -> None:
+    room: Any = importlib.import_module(room_of(order.role))
+    tier = order.role.partition("-")[2]
+    if not tier:
+        room.main(order.config, ready)
+        return
+    room.main(order.config, tier, ready, channel.on_reload)

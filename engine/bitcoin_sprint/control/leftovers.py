@@ -1,9 +1,10 @@
-"""Shared memory that killed processes of an instance left behind, found and removed."""
+"""What killed processes of an instance left behind, found and removed: shared memory, sockets."""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import socket
 import struct
 from pathlib import Path
 from typing import Final
@@ -34,6 +35,26 @@ def sweep(instance: str, directory: str = "") -> list[str]:
     if not held:
         removed += [path.name for path in wakes if _remove(path)]
     return removed
+
+
+def sweep_sockets(instance: str, folder: str) -> list[str]:
+    """Remove the tiers' Unix sockets in ``folder`` ("": none) that nobody listens on any more."""
+    found = Path(folder).glob(f"{instance}.*.sock") if folder else ()
+    return [path.name for path in found if _is_deserted(path) and _remove(path)]
+
+
+def _is_deserted(path: Path) -> bool:
+    if not path.is_socket():
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+        caller.setblocking(False)
+        try:
+            caller.connect(str(path))
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False
+    return False
 
 
 def _is_held(path: Path) -> bool:

@@ -210,8 +210,7 @@ def _weight_refused(weights: Mapping[str, int]) -> str:
 
 def _locking_refused() -> str:
     """Try to lock more than the limit allows; raises the limit first as far as we may."""
-    _, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard, hard))
+    hard = _raise_lock_limit()
     if hard == resource.RLIM_INFINITY:
         return ""
     # Nothing of it is ever touched: it takes addresses, and no memory.
@@ -232,7 +231,15 @@ def _locking_refused() -> str:
     return ""
 
 
+def _raise_lock_limit() -> int:
+    """Raise the limit of locked memory as far as we may; return it in bytes."""
+    _, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard, hard))
+    return hard
+
+
 def _lock_memory() -> None:
+    _raise_lock_limit()
     _call("mlockall", _MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT)
 
 

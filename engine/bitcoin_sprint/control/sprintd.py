@@ -1,23 +1,26 @@
-"""``sprintd``: runs one instance of the engine until it is told to stop."""
+"""``sprintd``: runs one instance of the engine until it is told to stop.
+
+What processes are forked from, the nursery, is started as soon as the configuration is known, so
+that it loads on another core while this process loads its own part.
+"""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
+import importlib
 import importlib.metadata
 import logging
-import signal
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import uvloop
 
 from bitcoin_sprint.config import Config
 from bitcoin_sprint.control import logs
-from bitcoin_sprint.control.notify import notify
 from bitcoin_sprint.control.options import EXIT_CODES, add_config_options, loaded_config
-from bitcoin_sprint.control.settling import Settling
-from bitcoin_sprint.control.supervisor import Supervisor
+from bitcoin_sprint.control.roles import rooms_of, stages
+from bitcoin_sprint.control.spawner import NurserySpawner
 from bitcoin_sprint.errors import SprintError
 
 _log = logging.getLogger(__name__)
@@ -27,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``sprintd``; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="sprintd",
-        description="Run the engine: ingest and a relay for every tier, until SIGTERM.",
+        description="Run the engine: ingest and a relay for every tier, until SIGTERM. "
+        "SIGHUP reads the configuration anew.",
         epilog=f"example:\n  sprintd --config /etc/bitcoin-sprint/sprint.toml\n\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -35,14 +39,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--version", action="version", version=importlib.metadata.version("bitcoin-sprint")
     )
+    parsed = parser.parse_args(arguments)
+
+    def load() -> Config:
+        return loaded_config(parsed).config
+
     try:
-        config = loaded_config(parser.parse_args(arguments)).config
+        config = load()
     except SprintError as error:
         print(f"sprintd: {error}", file=sys.stderr)
         return error.exit_code
     logs.configure(config.log, "sprintd")
     try:
-        uvloop.run(run(config))
+        spawner = NurserySpawner(rooms_of(stages(config)))
+        spawner.prepare()
+        service: Any = importlib.import_module("bitcoin_sprint.control.service")
+        uvloop.run(service.run(config, load, spawner))
     except SprintError as error:
         _log.error("%s", error)
         return error.exit_code
@@ -50,33 +62,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _log.exception("sprintd failed")
         return 1
     return 0
-
-
-async def run(config: Config) -> None:
-    """Start the engine, wait for SIGTERM or SIGINT, and stop it. Raises what kept it from
-    starting, once everything that had started is gone."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        loop.add_signal_handler(number, stop.set)
-    supervisor = Supervisor(config)
-    settling = Settling(supervisor.seat("sprintd"))
-    settling.begin()
-    starting = asyncio.create_task(supervisor.start())
-    stopped = asyncio.create_task(stop.wait())
-    await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    if not starting.done():
-        starting.cancel()
-    else:
-        await starting
-        settling.finish()
-        notify("READY=1")
-        await stopped
-    notify("STOPPING=1")
-    _log.info("stopping")
-    await asyncio.gather(starting, return_exceptions=True)
-    await supervisor.stop()
-    _log.info("stopped")
 
 
 if __name__ == "__main__":

@@ -1,34 +1,47 @@
-"""Starts the engine's processes, restarts those that die, and stops them all.
+"""Starts the engine's processes, watches them, restarts those that die, and stops them all.
 
-Design: one asyncio loop, one task a process. Processes start upstream first (the simulated node,
-ingest, then the relays side by side), each when the one before serves, and stop downstream first,
-so that nobody reports the loss of what was meant to go. Each is its own process group: Ctrl-C
-reaches the supervisor alone. A process that dies while the engine runs is started again, after a
-delay that doubles up to a bound and falls back once the process has held for that long.
+Design: one asyncio loop, one task a process. Relays start side by side with whatever feeds them,
+for they wait for the rings by themselves; only who connects waits for whom it connects to. Stopping
+goes downstream first, so that nobody reports the loss of what was meant to go. A process that dies
+or hangs while the engine runs is started again, after a delay that doubles up to a bound and falls
+back once the process has held for that long.
 
-Invariant: after ``stop`` no process, socket or shared-memory object of the instance is left.
+Invariants
+- Who supervises: the holder of the lock of the instance's ``sprintd`` counters, nobody else. It is
+  taken before any process is looked for and held to the end; a second one is refused by it.
+- What belongs to whom: a process owns its rings, counters and sockets; the supervisor owns the
+  processes. Where they ``stay``, its death costs them nothing: they serve on, and the next holder
+  of the lock adopts them (``adoption``) or, where they run something else, replaces them.
+- Who signals whom: only the supervisor, only through a pidfd (``process_handle``), so that no pid
+  can have become another's. Each process is its own group: Ctrl-C reaches the supervisor alone.
+- After ``stop`` no process, socket or shared-memory object of the instance is left.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import importlib.metadata
 import logging
-import os
-import signal
-import socket
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Literal
 
 import msgspec
 
-from bitcoin_sprint.config import Config
-from bitcoin_sprint.control import leftovers
-from bitcoin_sprint.control.channel import Answer, Order, decode_answer, encode_order
+from bitcoin_sprint.config import (
+    RUNTIME_KEYS,
+    Config,
+    changed_keys,
+    fixed_digest,
+    with_runtime_keys,
+)
+from bitcoin_sprint.control import adoption, leftovers
+from bitcoin_sprint.control.adoption import Expected, Found
+from bitcoin_sprint.control.channel import Order
+from bitcoin_sprint.control.charge import Charge, StartFailed
 from bitcoin_sprint.control.placement import Placement, Seat, place, seat
+from bitcoin_sprint.control.roles import known_roles, rooms_of, stages
 from bitcoin_sprint.control.settling import refusals
+from bitcoin_sprint.control.spawner import NurserySpawner, Spawner
 from bitcoin_sprint.control.status import (
     TURBO_STATUS,
     State,
@@ -36,135 +49,56 @@ from bitcoin_sprint.control.status import (
     turbo_line,
     turbo_status,
 )
-from bitcoin_sprint.errors import SprintError
 from bitcoin_sprint.metrics import Counters
+
+__all__ = ["StartFailed", "Supervisor"]
 
 _log = logging.getLogger(__name__)
 
-_HEARTBEAT_S: Final = 1.0
-_ANSWER_BYTES_MAX: Final = 1 << 16
-
-
-class StartFailed(SprintError):
-    """A process could not start; ends the engine with that process's exit code."""
-
-    def __init__(self, text: str, exit_code: int) -> None:
-        super().__init__(text)
-        self.exit_code = exit_code
-
-
-class Child:
-    """One process of the engine, over all its starts."""
-
-    def __init__(self, role: str, counters: Counters) -> None:
-        self.role: Final = role
-        self.restarts = 0
-        self.process: subprocess.Popen[bytes] | None = None
-        self.exited = asyncio.Event()
-        self._line: socket.socket | None = None
-        self._state = counters.counter(f"process.{role}.state")
-        self._pid = counters.counter(f"process.{role}.pid")
-        self._restarts = counters.counter(f"process.{role}.restarts")
-
-    @property
-    def running(self) -> bool:
-        return self.process is not None and not self.exited.is_set()
-
-    def mark(self, state: State) -> None:
-        self._state.set(state)
-        self._pid.set(self.process.pid if self.running and self.process else 0)
-        self._restarts.set(self.restarts)
-
-    async def start(self, order: Order, timeout_s: float) -> None:
-        """Start the process and wait until it serves; StartFailed when it does not."""
-        self.close()
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        self._line = ours
-        self.exited.clear()
-        with theirs:
-            self.process = subprocess.Popen(
-                _command(self.role, theirs.fileno()),
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                process_group=0,
-            )
-        self._watch(self.process)
-        self.mark(State.STARTING)
-        try:
-            async with asyncio.timeout(timeout_s):
-                answer = await _give_order(ours, order)
-                if answer is None or not answer.ready:
-                    await self.exited.wait()
-        except TimeoutError:
-            self.send(signal.SIGKILL)
-            await self.exited.wait()
-            raise StartFailed(f"{self.role}: not ready within {timeout_s:g} s", 1) from None
-        if answer is None or not answer.ready:
-            code = self.process.returncode
-            reason = answer.error if answer else f"died at its start ({_ending(code)})"
-            raise StartFailed(f"{self.role}: {reason}", code if code > 0 else 1)
-        self.mark(State.READY)
-
-    def close(self) -> None:
-        """Close the line to a process that has ended."""
-        if self._line is not None:
-            self._line.close()
-            self._line = None
-
-    def send(self, number: signal.Signals) -> None:
-        """Signal the process, if it runs. Its pid cannot be another's: it was not reaped yet."""
-        if self.running and self.process is not None:
-            self.process.send_signal(number)
-
-    def _watch(self, process: subprocess.Popen[bytes]) -> None:
-        """Set ``exited`` when the process ends."""
-        loop = asyncio.get_running_loop()
-        descriptor = os.pidfd_open(process.pid)
-
-        def ended() -> None:
-            loop.remove_reader(descriptor)
-            os.close(descriptor)
-            process.wait()
-            self.exited.set()
-
-        loop.add_reader(descriptor, ended)
+_LOOK_S: Final = 1.0
+_LATE_LOOK_S: Final = 5.0
+_KILL_S: Final = 0.5
 
 
 class Supervisor:
     """The processes of one instance. Runs within one asyncio loop.
 
     ``extra_roles`` start after all others and are watched like them (the demo's subscribers).
-    Raises WriterActive where the instance already runs.
+    ``stays``: whether processes serve on when the supervisor is killed, and those of a killed one
+    are taken over. Raises WriterActive where the instance already runs.
     """
 
-    def __init__(self, config: Config, extra_roles: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        config: Config,
+        extra_roles: Sequence[str] = (),
+        *,
+        stays: bool = False,
+        spawner: Spawner | None = None,
+    ) -> None:
         self._config = config
+        self._stays: Final = stays
         self._placement: Final[Placement] = place(config)
         self._refused: Final = refusals(config, self._placement)
-        # Processes are told what was decided: none of them asks the host again.
-        wait: Literal["spin", "block"] = "spin" if self._placement.spin else "block"
-        control = msgspec.structs.replace(config.control, wait=wait)
-        self._placed: Final = msgspec.structs.replace(config, control=control)
         self._stages = stages(config, extra_roles)
+        self._extra: Final = tuple(extra_roles)
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
+        self._looked_at = 0.0
         self._counters = Counters.create(
-            config.instance,
-            "sprintd",
-            ["restarts"],
-            labels={
-                "network": config.network,
-                "placement": self._placement.reason,
-                TURBO_STATUS: msgspec.json.encode(turbo_status(config)).decode(),
-            },
+            config.instance, "sprintd", ["restarts"], labels=self._labels()
         )
-        self.children: Final[Mapping[str, Child]] = {
-            role: Child(role, self._counters) for stage in self._stages for role in stage
+        self.charges: Final[Mapping[str, Charge]] = {
+            role: Charge(config.instance, role, self._counters)
+            for stage in self._stages
+            for role in stage
         }
+        self._spawner: Final[Spawner] = spawner or NurserySpawner(rooms_of(self._stages))
+
+    # ---- life ------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Start everything, upstream first. On failure stops what runs and raises StartFailed."""
+        """Start everything that does not run yet; on failure stop all and raise StartFailed."""
         _log.info(
             "starting",
             extra={"instance": self._config.instance, "network": self._config.network}
@@ -173,18 +107,23 @@ class Supervisor:
         )
         for reason in self._refused.values():
             _log.warning("%s", reason)
+        self._spawner.prepare()
         try:
-            for stage in self._stages:
-                async with asyncio.TaskGroup() as group:
-                    for role in stage:
-                        group.create_task(self._start_child(self.children[role]))
+            if self._stays:
+                await self._adopt()
+            feeding = [role for stage in self._stages[: self._relay_stage] for role in stage]
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._start_in_turn(feeding))
+                for role in self._stages[self._relay_stage]:
+                    group.create_task(self._start_in_turn([role]))
+            await self._start_in_turn(self._extra)
         except BaseException as error:
             await self.stop()
             if isinstance(error, BaseExceptionGroup):
                 raise error.exceptions[0] from None
             raise
-        self._tasks = [asyncio.create_task(self._keep(child)) for child in self.children.values()]
-        self._tasks.append(asyncio.create_task(self._beat()))
+        self._tasks = [asyncio.create_task(self._keep(each)) for each in self.charges.values()]
+        self._tasks.append(asyncio.create_task(self._look()))
         self._announce()
 
     async def stop(self) -> None:
@@ -197,23 +136,127 @@ class Supervisor:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._config.control.stop_timeout_ns / 1e9
-        for stage in reversed(self._stages):
-            running = [self.children[role] for role in stage if self.children[role].running]
-            for child in running:
-                child.send(signal.SIGTERM)
-            for child in running:
-                await self._await_end(child, deadline)
-                child.mark(State.STOPPED)
-        for child in self.children.values():
-            child.close()
+        left = [[self.charges[role] for role in stage] for stage in reversed(self._stages)]
+        while left:
+            # Each stage has its share of the time that is left, so that none uses up another's.
+            share = max(0.0, deadline - loop.time()) / len(left)
+            await self._end(left.pop(0), share)
+        await self._spawner.close()
+        for charge in self.charges.values():
+            charge.close()
+            charge.mark(State.STOPPED)
         self._counters.close()
         swept = leftovers.sweep(self._config.instance, self._config.ring.directory)
+        swept += leftovers.sweep_sockets(self._config.instance, self._config.relay.unix_directory)
         if swept:
             _log.warning("removed what killed processes left", extra={"objects": swept})
+
+    async def reload(self, new: Config) -> None:
+        """Take from ``new`` (checked, of the same instance) what can change while we run.
+
+        What cannot is named in one warning, and comes with the next start.
+        """
+        changed = changed_keys(self._config, new)
+        waiting = [path for path in changed if path not in RUNTIME_KEYS]
+        self._config = with_runtime_keys(self._config, new)
+        self._counters.label(TURBO_STATUS, self._labels()[TURBO_STATUS])
+        running = list(self.charges.values())
+        placed = self._placed
+        taken = await asyncio.gather(*(charge.reload(placed) for charge in running))
+        for charge, took in zip(running, taken, strict=True):
+            if not took:
+                _log.warning("%s does not take the new configuration", charge.role)
+        if waiting:
+            _log.warning(
+                "these keys have changed and need a restart: %s",
+                ", ".join(waiting),
+            )
+        applied = [path for path in changed if path in RUNTIME_KEYS]
+        _log.info("configuration reloaded", extra={"changed": ",".join(applied)})
 
     def seat(self, role: str) -> Seat:
         """Return what a process takes of the host."""
         return seat(self._config, self._placement, role, self._refused)
+
+    @property
+    def config(self) -> Config:
+        """The configuration as it is in effect."""
+        return self._config
+
+    @property
+    def watching(self) -> bool:
+        """Whether every process is being watched: no task has ended, and the last look is fresh."""
+        late = asyncio.get_running_loop().time() - self._looked_at > _LATE_LOOK_S
+        return bool(self._tasks) and not late and not any(task.done() for task in self._tasks)
+
+    async def failed(self) -> None:
+        """Wait until watching breaks down by a fault of ours, and raise it."""
+        while not self._tasks:
+            await asyncio.sleep(_LOOK_S)
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+
+    @property
+    def summary(self) -> str:
+        """How the engine stands, in one line."""
+        away = [role for role, charge in self.charges.items() if not charge.serving]
+        if away:
+            return f"restarting {', '.join(away)}"
+        tiers = ", ".join(tier.name for tier in self._config.running_tiers)
+        return f"serving {tiers} on {self._config.network}, {len(self.charges)} processes"
+
+    # ---- starting --------------------------------------------------------------------------
+
+    @property
+    def _placed(self) -> Config:
+        """The configuration for our processes: told what was decided, none asks the host again."""
+        wait: Literal["spin", "block"] = "spin" if self._placement.spin else "block"
+        control = msgspec.structs.replace(self._config.control, wait=wait)
+        return msgspec.structs.replace(self._config, control=control)
+
+    @property
+    def _relay_stage(self) -> int:
+        return len(self._stages) - 1 - bool(self._extra)
+
+    def _order(self, role: str) -> Order:
+        config, seat = self._placed, self.seat(role)
+        told = msgspec.to_builtins(msgspec.structs.replace(seat, reasons={}))
+        digest = fixed_digest(config, role, told, self._stays)
+        return Order(role=role, config=config, seat=seat, stays=self._stays, digest=digest)
+
+    def _labels(self) -> dict[str, str]:
+        return {
+            "network": self._config.network,
+            "placement": self._placement.reason,
+            TURBO_STATUS: msgspec.json.encode(turbo_status(self._config)).decode(),
+        }
+
+    async def _adopt(self) -> None:
+        """Take over who serves already; end, downstream first, whoever serves something else."""
+        replaced = []
+        for found in await adoption.find(self._config.instance, known_roles()):
+            why = adoption.objection(found, self._expected(found.role))
+            if why:
+                _log.warning(
+                    "%s of a killed sprintd %s and is ended",
+                    found.role,
+                    why,
+                    extra={"child_pid": found.handle.pid},
+                )
+                replaced.append(found)
+            else:
+                self.charges[found.role].adopt(found)
+                _log.info("%s is adopted", found.role, extra={"child_pid": found.handle.pid})
+        share = self._config.control.stop_timeout_ns / 1e9 / max(1, len(replaced))
+        for found in reversed(replaced):
+            await _end_found(found, share)
+
+    def _expected(self, role: str) -> Expected | None:
+        if role not in self.charges:
+            return None
+        version = importlib.metadata.version("bitcoin-sprint")
+        return Expected(version, self._order(role).digest)
 
     def _announce(self) -> None:
         """Log that the engine serves, in the contract's words where turbo mode is on."""
@@ -226,87 +269,87 @@ class Supervisor:
         tiers = [f"{tier.name}:{tier.stream_port}" for tier in self._config.running_tiers]
         _log.info("serving", extra={"tiers": ",".join(tiers), "instance": self._config.instance})
 
-    async def _await_end(self, child: Child, deadline: float) -> None:
-        try:
-            async with asyncio.timeout_at(deadline):
-                await child.exited.wait()
-        except TimeoutError:
-            _log.warning("%s did not stop in time and is killed", child.role)
-            child.send(signal.SIGKILL)
-            await child.exited.wait()
+    async def _start_in_turn(self, roles: Iterable[str]) -> None:
+        """Start the roles that do not run yet, each once the one before serves."""
+        for role in roles:
+            if not self.charges[role].serving:
+                await self._start(self.charges[role])
 
-    async def _start_child(self, child: Child) -> None:
-        order = Order(role=child.role, config=self._placed, seat=self.seat(child.role))
-        await child.start(order, self._config.control.ready_timeout_ns / 1e9)
-        assert child.process is not None
-        _log.info("%s is ready", child.role, extra={"child_pid": child.process.pid})
+    async def _start(self, charge: Charge) -> None:
+        timeout_s = self._config.control.ready_timeout_ns / 1e9
+        await charge.start(self._order(charge.role), self._spawner, timeout_s)
+        assert charge.process is not None
+        _log.info("%s is ready", charge.role, extra={"child_pid": charge.process.pid})
 
-    async def _keep(self, child: Child) -> None:
-        """Start the child again whenever it ends, until cancelled."""
-        control = self._config.control
+    # ---- watching --------------------------------------------------------------------------
+
+    async def _keep(self, charge: Charge) -> None:
+        """Start the role again whenever its process ends, until cancelled."""
         loop = asyncio.get_running_loop()
-        delay_min, delay_max = (
-            control.restart_delay_min_ns / 1e9,
-            control.restart_delay_max_ns / 1e9,
-        )
-        delay = delay_min
+        delay = self._delay_min
         while True:
             since = loop.time()
-            await child.exited.wait()
-            if loop.time() - since > delay_max:
-                delay = delay_min
-            assert child.process is not None
-            ending = _ending(child.process.returncode)
-            _log.error("%s died (%s)", child.role, ending, extra={"restart_in_s": delay})
+            assert charge.process is not None
+            await charge.process.exited.wait()
+            if loop.time() - since > self._delay_max:
+                delay = self._delay_min
+            _log.error("%s died (%s)", charge.role, charge.ending, extra={"restart_in_s": delay})
             while True:
-                child.mark(State.WAITING)
+                charge.mark(State.WAITING)
                 await asyncio.sleep(delay)
-                delay = min(delay_max, 2 * delay)
-                child.restarts += 1
+                delay = min(self._delay_max, 2 * delay)
+                charge.restarts += 1
                 self._counters["restarts"].add()
                 try:
-                    await self._start_child(child)
+                    await self._start(charge)
                     break
                 except StartFailed as error:
                     _log.error("%s", error, extra={"restart_in_s": delay})
 
-    async def _beat(self) -> None:
+    @property
+    def _delay_min(self) -> float:
+        return self._config.control.restart_delay_min_ns / 1e9
+
+    @property
+    def _delay_max(self) -> float:
+        return self._config.control.restart_delay_max_ns / 1e9
+
+    async def _look(self) -> None:
+        """Beat, and look whether everybody else does, until cancelled."""
+        loop = asyncio.get_running_loop()
         while True:
+            self._looked_at = now = loop.time()
             self._counters.heartbeat()
-            await asyncio.sleep(_HEARTBEAT_S)
+            timeout_s = self._config.control.heartbeat_timeout_ns / 1e9
+            for charge in self.charges.values():
+                charge.look(now, _LOOK_S, timeout_s)
+            await asyncio.sleep(_LOOK_S)
+
+    # ---- stopping --------------------------------------------------------------------------
+
+    async def _end(self, stage: Sequence[Charge], within_s: float) -> None:
+        """End the processes of one stage, by force after ``within_s``."""
+        deadline = asyncio.get_running_loop().time() + within_s
+        running = [each for each in stage if each.running and each.process is not None]
+        for charge in running:
+            assert charge.process is not None
+            charge.process.terminate()
+        for charge in running:
+            assert charge.process is not None
+            patience = max(0.0, deadline - asyncio.get_running_loop().time())
+            if not await charge.process.ended_within(patience):
+                _log.warning("%s did not stop in time and is killed", charge.role)
+                if not await charge.kill(_KILL_S):
+                    _log.error("%s cannot be killed: it waits for the kernel", charge.role)
+            charge.mark(State.STOPPED)
 
 
-def stages(config: Config, extra_roles: Sequence[str] = ()) -> list[list[str]]:
-    """Return the roles that run, in stages: those of a stage start side by side."""
-    relays = [f"relay-{tier.name}" for tier in config.running_tiers]
-    return [
-        *([["sim"]] if config.sim.enabled else []),
-        ["ingest"],
-        relays,
-        *([list(extra_roles)] if extra_roles else []),
-    ]
-
-
-def _command(role: str, descriptor: int) -> list[str]:
-    # -P: a file in the working directory must not pass for a module of ours.
-    return [sys.executable, "-P", "-m", "bitcoin_sprint.control.child", role, str(descriptor)]
-
-
-async def _give_order(line: socket.socket, order: Order) -> Answer | None:
-    """Send a process its order and return its answer; None when it closed the line instead."""
-    loop = asyncio.get_running_loop()
-    received = b""
-    with contextlib.suppress(ConnectionError):
-        await loop.sock_sendall(line, encode_order(order))
-        while not received.endswith(b"\n") and len(received) < _ANSWER_BYTES_MAX:
-            piece = await loop.sock_recv(line, 4096)
-            if not piece:
-                break
-            received += piece
-    return decode_answer(received)
-
-
-def _ending(returncode: int) -> str:
-    if returncode < 0:
-        return f"signal {signal.Signals(-returncode).name}"
-    return f"exit code {returncode}"
+async def _end_found(found: Found, within_s: float) -> None:
+    if found.identity is not None:
+        found.handle.terminate()
+        if await found.handle.ended_within(within_s):
+            found.line.close()
+            return
+    found.handle.kill()
+    await found.handle.ended_within(_KILL_S)
+    found.line.close()

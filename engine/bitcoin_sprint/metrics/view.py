@@ -110,6 +110,11 @@ class CountersView:
             },
         )
 
+    def last_heartbeat(self) -> tuple[int, int]:
+        """Return the process's pid, and when it last said that it lives (CLOCK_MONOTONIC ns)."""
+        header = self._header()
+        return header[lay.WORD_PID], header[lay.WORD_HEARTBEAT_NS]
+
     def writer_alive(self) -> bool:
         """Return whether the process that writes these counters lives (its lock is held)."""
         query = _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)

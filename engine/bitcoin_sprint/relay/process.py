@@ -22,10 +22,16 @@ _ATTACH_PAUSE_S: Final = 0.02
 _ATTACH_WARN_S: Final = 5.0
 
 
-def main(config: Config, tier: str, ready: Callable[[], None]) -> None:
+def main(
+    config: Config,
+    tier: str,
+    ready: Callable[[], None],
+    on_reload: Callable[[Callable[[Config], None]], None] = lambda _take: None,
+) -> None:
     """Serve ``tier`` until SIGTERM or SIGINT; call ``ready`` once subscribers can connect.
 
-    Waits for the rings to exist. Raises HostError when a port is taken or access refused.
+    ``on_reload`` is given what takes the tier's new values out of a new configuration, from any
+    thread. Waits for the rings to exist. Raises HostError when a port is taken or access refused.
     """
     policy = config.relay.tiers[tier]
     _raise_descriptor_limit()
@@ -42,6 +48,7 @@ def main(config: Config, tier: str, ready: Callable[[], None]) -> None:
     except BaseException:
         worker.close()
         raise
+    on_reload(lambda new: worker.set_policy(new.relay.tiers[tier]))
     ready()
     worker.run()
 

@@ -67,6 +67,7 @@ class Worker:
         self._policy = policy
         self._options = options
         self._stopping = False
+        self._new_policy: TierPolicy | None = None
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll = select.epoll()
         self._epoll.register(self._wake_fd, select.EPOLLIN)
@@ -83,7 +84,6 @@ class Worker:
         self._deferred: deque[tuple[Entry, int]] = deque()
         self._block_log = BlockLog() if policy.memory_optimised else None
         self._figures = Figures(options.instance, policy.name, {"network": options.network})
-        self._figures.set("buffer_frames", policy.buffer_frames)
         self._zmq = ZmqPublisher(
             high_water_mark=options.zmq_high_water_mark,
             curve_secret_key=options.zmq_curve_secret_key,
@@ -103,6 +103,7 @@ class Worker:
             ),
             on_block=self._block_log.note if self._block_log else None,
         )
+        self._take_policy(policy)
         self._tick_at = self._beat_at = self._tally_at = 0
         self._collect_at = time.monotonic_ns() + _COLLECT_NS
         self.stream_port = 0
@@ -167,6 +168,13 @@ class Worker:
         if not self._epoll.closed:
             os.eventfd_write(self._wake_fd, 1)
         self._stopping = True
+
+    def set_policy(self, policy: TierPolicy) -> None:
+        """Serve by other values from the next tick on: relay target, write deadline and buffer.
+
+        Safe from other threads; the last call counts.
+        """
+        self._new_policy = policy
 
     def close(self) -> None:
         """Close every port, socket and segment. May be called again."""
@@ -269,6 +277,9 @@ class Worker:
     # ---- time ------------------------------------------------------------------------------
 
     def _tick(self, now: int) -> None:
+        new, self._new_policy = self._new_policy, None
+        if new is not None:
+            self._take_policy(new)
         self.attach()
         self._server.tick()
         if now >= self._beat_at:
@@ -283,6 +294,14 @@ class Worker:
             # Adding up takes longer the more there are: so it is done less often.
             self._tally_at = now + self._server.subscriber_count * _TALLY_NS_PER_SUBSCRIBER
             self._show_figures()
+
+    def _take_policy(self, policy: TierPolicy) -> None:
+        """Have the windows hold what the buffer needs, and everybody served by ``policy``."""
+        self._policy = policy
+        for feed in self._feeds:
+            feed.window.resize(2 * policy.buffer_frames)
+        self._server.set_policy(policy)
+        self._figures.set("buffer_frames", policy.buffer_frames)
 
     def _show_figures(self) -> None:
         figures, server = self._figures, self._server

@@ -116,6 +116,12 @@ class Delivery:
         self._rest_small: tuple[Place, Planned] | None = None
         self._rest_bulky: tuple[Place, Bulky] | None = None
 
+    def set_policy(self, policy: TierPolicy) -> None:
+        """Go on by other values of the same tier; what is under way is judged by them too."""
+        self._policy = policy
+        for place in self.places:
+            place.cursor.policy = policy
+
     # ---- turns -----------------------------------------------------------------------------
 
     @property

@@ -107,6 +107,12 @@ class StreamServer:
         """Listen on a Unix socket, replacing one that nobody listens on. Raises HostError."""
         self._arrivals.listen_unix(path)
 
+    def set_policy(self, policy: TierPolicy) -> None:
+        """Serve all subscribers, present and future, by other values of the same tier."""
+        self._policy = policy
+        for subscriber in self._subscribers.values():
+            subscriber.delivery.set_policy(policy)
+
     # ---- events ----------------------------------------------------------------------------
 
     def handle(self, descriptor: int, events: int) -> bool:

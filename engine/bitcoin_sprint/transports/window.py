@@ -137,6 +137,7 @@ class Channel:
     __slots__ = (
         "_blocks",
         "_entries",
+        "_first",
         "_hole",
         "_last",
         "_mask",
@@ -150,22 +151,37 @@ class Channel:
     )
 
     def __init__(self, kinds: int, capacity: int) -> None:
-        assert capacity & (capacity - 1) == 0, "the capacity is a power of two"
         self.kinds = kinds
-        self.capacity = capacity
         self.head = 0
         """Ordinal that the next frame gets."""
         self.newest = 0
         """Ordinal of the newest block's first frame, or of the newest frame where no block is."""
         self.session = 0
+        self._first = 0
+        self._allot(capacity)
+        self._last = 0
+        self._hole = 0
+        self._blocks: OrderedDict[bytes, int] = OrderedDict()
+
+    def _allot(self, capacity: int) -> None:
+        """Make room for ``capacity`` frames, all of it empty."""
+        assert capacity & (capacity - 1) == 0, "the capacity is a power of two"
+        self.capacity = capacity
         self._mask = capacity - 1
         self._entries: list[Entry | None] = [None] * capacity
         self._previous = [0] * capacity
         # On time and late: when frames are late, they mostly are for everybody.
         self._packed: tuple[list[bytes | None], ...] = ([None] * capacity, [None] * capacity)
-        self._last = 0
-        self._hole = 0
-        self._blocks: OrderedDict[bytes, int] = OrderedDict()
+
+    def resize(self, capacity: int) -> None:
+        """Hold another number of frames from now on; ordinals stay, the latest frames too."""
+        kept = range(max(self.tail, self.head - capacity), self.head)
+        moved = [(n, self._entries[n & self._mask], self.previous(n)) for n in kept]
+        self._allot(capacity)
+        for ordinal, entry, previous in moved:
+            self._entries[ordinal & self._mask] = entry
+            self._previous[ordinal & self._mask] = previous
+        self._first = kept.start
 
     def begin_session(self, session: int) -> None:
         """What follows has numbers of its own."""
@@ -200,7 +216,7 @@ class Channel:
     @property
     def tail(self) -> int:
         """Ordinal of the oldest frame that is still indexed."""
-        return max(0, self.head - self.capacity)
+        return max(self._first, self.head - self.capacity)
 
     @property
     def last_sequence(self) -> int:
@@ -273,7 +289,7 @@ class Window:
 
     def __init__(self, lane: Lane, capacity: int) -> None:
         self.lane = lane
-        self._everything = Channel(LANE_KINDS[lane], 1 << (capacity - 1).bit_length())
+        self._everything = Channel(LANE_KINDS[lane], _power_of_two(capacity))
         self._channels: dict[int, Channel] = {self._everything.kinds: self._everything}
         self._expected = 0
         self.lost = 0
@@ -282,6 +298,13 @@ class Window:
     @property
     def capacity(self) -> int:
         return self._everything.capacity
+
+    def resize(self, capacity: int) -> None:
+        """Index at least ``capacity`` frames from now on; the latest are kept."""
+        wanted = _power_of_two(capacity)
+        if wanted != self.capacity:
+            for channel in self._channels.values():
+                channel.resize(wanted)
 
     @property
     def session(self) -> int:
@@ -353,3 +376,7 @@ class Window:
             entry = everything.entry(ordinal)
             assert entry is not None
             yield ordinal, entry
+
+
+def _power_of_two(least: int) -> int:
+    return 1 << (least - 1).bit_length()

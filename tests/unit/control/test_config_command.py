@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bitcoin_sprint.config.keys import KEYS
-from bitcoin_sprint.control import cli, logs, sprintd
+from bitcoin_sprint.control import cli, logs, service, sprintd
 
 
 @pytest.fixture
@@ -22,7 +22,8 @@ def quiet(monkeypatch, tmp_path):
     async def run(*_arguments, **_options):
         return None
 
-    monkeypatch.setattr(sprintd, "run", run)
+    monkeypatch.setattr(service, "run", run)
+    monkeypatch.setattr(sprintd.NurserySpawner, "prepare", lambda _self: None)
     monkeypatch.setattr(logs, "configure", lambda *_: None)
     return tmp_path
 

@@ -1,12 +1,13 @@
 """Sweeping up what killed processes left in shared memory."""
 
 import os
+import socket
 import threading
 from pathlib import Path
 
 import pytest
 
-from bitcoin_sprint.control.leftovers import sweep
+from bitcoin_sprint.control.leftovers import sweep, sweep_sockets
 from bitcoin_sprint.metrics import Counters
 
 _SHM = Path("/dev/shm")
@@ -63,3 +64,20 @@ def test_a_pipe_is_swept_and_holds_nobody_up(instance):
     help_out.cancel()
     help_out.join()
     assert not opened_for_it
+
+
+def test_a_socket_that_nobody_listens_on_is_removed(tmp_path):
+    living, dead, other = (tmp_path / f"{name}.sock" for name in ("x.free", "x.turbo", "y.turbo"))
+    with socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as ending:
+        listening.bind(str(living))
+        listening.listen()
+        ending.bind(str(dead))
+        ending.listen()
+        with socket.socket(socket.AF_UNIX) as others:
+            others.bind(str(other))
+        ending.close()
+        (tmp_path / "x.file.sock").write_text("no socket")
+        assert sweep_sockets("x", str(tmp_path)) == ["x.turbo.sock"]
+        assert sweep_sockets("x", "") == []
+    assert living.exists()
+    assert other.exists()

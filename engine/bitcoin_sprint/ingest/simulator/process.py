@@ -26,6 +26,7 @@ from bitcoin_sprint.errors import ConfigError, HostError
 from bitcoin_sprint.ingest.simulator.blocks import WEIGHT_MAX, SimBlock
 from bitcoin_sprint.ingest.simulator.chain import Reorg, SimChain
 from bitcoin_sprint.ingest.simulator.node import SimNode, TransactionShelf
+from bitcoin_sprint.metrics import Counters
 
 PORTION: Final = 10
 """Transactions made and announced at a time: few, as on a network, where they come one by one."""
@@ -33,6 +34,9 @@ COINS_FACTOR: Final = 5
 """Spendable coins kept, in multiples of the transactions of the largest block."""
 COINS_MIN: Final = 2_000
 
+COUNTERS: Final = ("blocks", "transactions", "reorgs")
+
+_REPORT_S = 1.0
 _JITTER = 0.2
 _TRANSACTIONS_OF_FULL_BLOCK = 4_000
 _ANNOUNCED_BY = 0.85
@@ -189,16 +193,22 @@ def main(config: Config, ready: Callable[[], None] = lambda: None) -> None:
     # chain of the run before, until it had overtaken that.
     with contextlib.suppress(OSError):
         config.headers_path.unlink()
-    uvloop.run(_run(config.sim, ready))
+    uvloop.run(_run(config, ready))
 
 
-async def _run(sim: SimConfig, ready: Callable[[], None]) -> None:
-    simulation = Simulation(sim)
+async def _run(config: Config, ready: Callable[[], None]) -> None:
+    simulation = Simulation(config.sim)
     simulation.prepare()
-    await simulation.listen(sim.port)
-    _log.info("simulator mines regtest on port %d", sim.port)
+    with contextlib.closing(Counters.create(config.instance, "sim", COUNTERS)) as counters:
+        await simulation.listen(config.sim.port)
+        _log.info("simulator mines regtest on port %d", config.sim.port)
+        await _mine(simulation, counters, ready)
+
+
+async def _mine(simulation: Simulation, counters: Counters, ready: Callable[[], None]) -> None:
     loop = asyncio.get_running_loop()
     mining = loop.create_task(simulation.run())
+    reporting = loop.create_task(_report(simulation, counters))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, mining.cancel)
     ready()
@@ -209,4 +219,14 @@ async def _run(sim: SimConfig, ready: Callable[[], None]) -> None:
     except asyncio.CancelledError:
         _log.info("simulator stopped: %s", dict(simulation.snapshot()))
     finally:
+        reporting.cancel()
         await simulation.close()
+
+
+async def _report(simulation: Simulation, counters: Counters) -> None:
+    """Show that we live, and what was mined, until cancelled."""
+    while True:
+        counters.heartbeat()
+        for name in COUNTERS:
+            counters[name].set(simulation.counts[name])
+        await asyncio.sleep(_REPORT_S)
