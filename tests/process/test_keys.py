@@ -526,7 +526,7 @@ def _check_orphan_timeout(_seen):
     with Engine(f"t{os.getpid()}-orphan", **keys).start().ready() as engine:
         engine.kill_supervisor()
         deadline = time.monotonic() + _LOOK_S
-        while any(psutil.pid_exists(pid) for pid in engine.pids):
+        while any("process" in each for each in engine.leftovers()):
             assert time.monotonic() < deadline, engine.log()
             time.sleep(0.01)
         # Nothing else is left than the counters of the killed sprintd, for the next to sweep.

@@ -12,6 +12,7 @@ import pytest
 from engines import Engine, stream_address
 
 from bitcoin_sprint.client import Subscriber
+from bitcoin_sprint.control.status import read_snapshot
 from bitcoin_sprint.errors import Disconnected
 from bitcoin_sprint.frames import Kind
 from bitcoin_sprint.ring import Ring
@@ -29,6 +30,11 @@ def _wait(condition, seconds=60.0):
     while not condition():
         assert time.monotonic() < deadline, "it never came true"
         time.sleep(0.02)
+
+
+def _figure(instance, process, name):
+    snapshot = read_snapshot(instance, process)
+    return snapshot["counters"][name] if snapshot else None
 
 
 def _blocks(address, tier, count):
@@ -168,6 +174,64 @@ def test_a_stopped_process_does_not_keep_it_from_stopping(instance):
         assert engine.stop() == 0
         assert time.monotonic() - began < 5
         assert engine.leftovers() == []
+
+
+def test_a_reload_takes_what_can_change_and_names_what_needs_a_restart(instance):
+    with Engine(instance, tier="turbo").start().ready() as engine:
+        pids = {role: engine.pid(role) for role in engine.states()}
+        environment = engine.folder / ".env"
+        environment.write_text("SPRINT_LOG_LEVEL=loud\nSPRINT_CONTROL_STOP_TIMEOUT=1s\n")
+        engine.process.send_signal(signal.SIGHUP)
+        engine.until(lambda: "log.level" in engine.log())
+        environment.write_text(
+            "SPRINT_LOG_LEVEL=debug\nSPRINT_SIM_SEED=7\n"
+            "SPRINT_RELAY_TIERS_TURBO_BUFFER_FRAMES=3000\nSPRINT_WRITE_DEADLINE=2ms\n"
+        )
+        engine.process.send_signal(signal.SIGHUP)
+        engine.until(lambda: _figure(instance, "relay-turbo", "buffer_frames") == 3000)
+        status = engine.status()
+        assert (status["blockBufferSize"], status["writeDeadline"]) == (3000, "2ms")
+        assert len(_blocks(stream_address(engine, "turbo"), "turbo", 1)) == 1
+        engine.until(lambda: "stream: subscriber joined" in engine.log())  # a line of level debug
+        assert {role: engine.pid(role) for role in engine.states()} == pids
+        assert engine.stop() == 0
+        told = [each for each in engine.events() if each["level"] in ("error", "warning")]
+        assert [each["message"] for each in told] == [
+            f"log.level = 'loud' ({environment}, SPRINT_LOG_LEVEL): "
+            "must be one of debug, info, warning, error",
+            "these keys have changed and need a restart: sim.seed",
+        ]
+
+
+def test_systemd_is_told_of_start_life_reload_and_stop(instance, tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(60)
+
+        def heard(*wanted):
+            """The next message that is one of those; what else comes is not of interest."""
+            while True:
+                message = dict(
+                    line.split("=", 1) for line in manager.recv(4096).decode().split("\n")
+                )
+                if set(message) & set(wanted):
+                    return message
+
+        environ = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "200000"}
+        with Engine(instance, tier="free").start(environ) as engine:
+            # The watchdog is fed only once everything serves.
+            first = heard("READY", "WATCHDOG")
+            assert first == {"READY": "1", "STATUS": "serving free on regtest, 3 processes"}
+            times = [heard("WATCHDOG") and time.monotonic() for _ in range(4)]
+            assert times[-1] - times[0] >= 0.2
+            os.kill(engine.pid("ingest"), signal.SIGKILL)
+            assert heard("STATUS") == {"STATUS": "restarting ingest"}
+            assert heard("STATUS")["STATUS"].startswith("serving")
+            engine.process.send_signal(signal.SIGHUP)
+            assert set(heard("RELOADING", "READY")) == {"RELOADING", "MONOTONIC_USEC"}
+            assert heard("RELOADING", "READY")["READY"] == "1"
+            assert engine.stop() == 0
+            assert heard("STOPPING")["STOPPING"] == "1"
 
 
 def test_a_second_engine_of_the_same_name_is_refused(instance):

@@ -96,7 +96,7 @@ class Charge:
 
     def look(self, now_s: float, pause_s: float, timeout_s: float) -> None:
         """Look at the heartbeat; a process that has not beaten for ``timeout_s`` is killed."""
-        if self._pulse is None or not self.serving or self.process is None:
+        if self._pulse is None or not self.serving or self.process is None or self._hung_s:
             return
         self._pulse.look(now_s, pause_s)
         if self._pulse.silent_s > timeout_s:

@@ -38,11 +38,15 @@ def main(arguments: list[str]) -> int:
     """Load the rooms, then fork on demand until the line closes; return the exit code."""
     descriptor, *modules = arguments
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    with socket.socket(fileno=int(descriptor)) as line:
-        os.set_inheritable(line.fileno(), False)
-        setproctitle("sprintd: nursery")
+    setproctitle("sprintd: nursery")
+    try:
         for module in modules:
             importlib.import_module(module)
+    except ImportError as error:
+        print(f"sprintd: nursery: {error}", file=sys.stderr)
+        return 1
+    with socket.socket(fileno=int(descriptor)) as line:
+        os.set_inheritable(line.fileno(), False)
         # What is loaded by now lives as long as any process: no collection touches, and so copies,
         # the pages that all of them share.
         gc.collect()

@@ -122,6 +122,7 @@ class Supervisor:
             if isinstance(error, BaseExceptionGroup):
                 raise error.exceptions[0] from None
             raise
+        self._looked_at = asyncio.get_running_loop().time()
         self._tasks = [asyncio.create_task(self._keep(each)) for each in self.charges.values()]
         self._tasks.append(asyncio.create_task(self._look()))
         self._announce()

@@ -1,9 +1,11 @@
 """The supervisor with small scripts for processes: every way in which one can fail."""
 
 import asyncio
+import importlib.metadata
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,12 +14,15 @@ from pathlib import Path
 import pytest
 
 from bitcoin_sprint.config import load
+from bitcoin_sprint.control import adoption
+from bitcoin_sprint.control.channel import Identity, Peer, address_of, encode
 from bitcoin_sprint.control.charge import StartFailed
 from bitcoin_sprint.control.process_handle import ProcessHandle
 from bitcoin_sprint.control.roles import stages
 from bitcoin_sprint.control.status import read_status
 from bitcoin_sprint.control.supervisor import Supervisor
 from bitcoin_sprint.errors import NotRunningError, WriterActive
+from bitcoin_sprint.metrics import CountersView
 
 _PRELUDE = """
 import os, signal, sys, time
@@ -60,7 +65,7 @@ class Scripts:
     """Spawns scripts by role; a role that has none serves until it is stopped."""
 
     def __init__(self, folder):
-        self.folder, self.given = folder, {}
+        self.folder, self.given, self.spawned = folder, {}, []
 
     def prepare(self):
         pass
@@ -73,6 +78,7 @@ class Scripts:
             process_group=0,
         )
         started.returncode = 0  # the handle reaps it
+        self.spawned.append(started.pid)
         return ProcessHandle(started.pid)
 
     async def close(self):
@@ -81,7 +87,18 @@ class Scripts:
 
 @pytest.fixture
 def scripts(tmp_path):
-    return Scripts(tmp_path)
+    scripts = Scripts(tmp_path)
+    yield scripts
+    for pid in scripts.spawned:  # those of a test that failed
+        if str(tmp_path).encode() in _command_of(pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _command_of(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def _config(instance, **overrides):
@@ -198,9 +215,9 @@ async def test_dying_without_a_word_at_start_is_a_failure(instance, scripts):
 
 
 async def test_a_process_that_never_gets_ready_is_given_up(instance, scripts):
-    scripts.given["ingest"] = _PRELUDE + "signal.pause()\n"
+    scripts.given["ingest"] = scripts.given["relay-turbo"] = _PRELUDE + "signal.pause()\n"
     running = Supervisor(_config(instance, control__ready_timeout="500ms"), spawner=scripts)
-    with pytest.raises(StartFailed, match=r"ingest: not ready within 0\.5 s"):
+    with pytest.raises(StartFailed, match=r"(ingest|relay-turbo): not ready within 0\.5 s"):
         await running.start()
     assert not running.charges["ingest"].running
 
@@ -229,3 +246,140 @@ async def test_stopping_while_starting_leaves_nothing(instance, scripts, tmp_pat
     with pytest.raises(asyncio.CancelledError):
         await starting
     assert not any(charge.running for charge in running.charges.values())
+
+
+async def test_a_process_that_hangs_does_not_use_up_the_time_of_those_upstream(instance, scripts):
+    scripts.given["relay-turbo"] = (
+        _PRELUDE
+        + "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        + "end.say_ready()\nwhile True: signal.pause()\n"
+    )
+    scripts.given["ingest"] = (
+        _PRELUDE
+        + "signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.2), os._exit(0)))\n"
+        + "end.say_ready()\nwhile True: signal.pause()\n"
+    )
+    running = Supervisor(_config(instance, control__stop_timeout="1s"), spawner=scripts)
+    await running.start()
+    await running.stop()
+    assert running.charges["relay-turbo"].process.exit_code == -signal.SIGKILL
+    assert running.charges["ingest"].process.exit_code == 0
+
+
+async def test_a_process_that_no_longer_beats_is_killed_and_started_again(
+    instance, scripts, tmp_path, caplog
+):
+    scripts.given["relay-turbo"] = _BEAT
+    running = Supervisor(_config(instance, control__heartbeat_timeout="2s"), spawner=scripts)
+    await running.start()
+    charge = running.charges["relay-turbo"]
+    view = CountersView.attach(instance, "relay-turbo")
+    for second in range(5):
+        seen = view.last_heartbeat()
+        await _until(lambda: view.last_heartbeat() != seen)  # noqa: B023
+        charge.look(second, 1, 2)
+    assert charge.serving
+    assert not caplog.messages
+    (tmp_path / "silence").touch()
+    second = 5
+    while charge.running:
+        charge.look(second, 1, 2)
+        second += 1
+        await asyncio.sleep(0.001)
+    view.close()
+    (tmp_path / "silence").unlink()
+    await _until(lambda: _starts(tmp_path, "relay-turbo") == 2 and charge.serving)
+    assert caplog.messages == ["relay-turbo died (no heartbeat for 3 s, so it was killed)"]
+    await running.stop()
+
+
+class _Killed:
+    """A supervisor as a SIGKILL leaves it: its lines closed, its lock free, nothing swept."""
+
+    @staticmethod
+    async def make(config, scripts):
+        supervisor = Supervisor(config, stays=True, spawner=scripts)
+        await supervisor.start()
+        for task in supervisor._tasks:
+            task.cancel()
+        await asyncio.gather(*supervisor._tasks, return_exceptions=True)
+        for charge in supervisor.charges.values():
+            charge.close()
+            charge.process.release()
+        supervisor._counters.close(unlink=False)
+        return supervisor
+
+
+async def test_the_processes_of_a_killed_supervisor_are_adopted(instance, scripts, tmp_path):
+    config = _config(instance)
+    killed = await _Killed.make(config, scripts)
+    running = Supervisor(config, stays=True, spawner=scripts)
+    await running.start()
+    for role, charge in running.charges.items():
+        assert charge.process.pid == killed.charges[role].process.pid
+        assert _starts(tmp_path, role) == 1
+    assert running.watching
+    assert running.summary == "serving turbo on main, 2 processes"
+    os.kill(running.charges["ingest"].process.pid, signal.SIGKILL)
+    await _until(lambda: _starts(tmp_path, "ingest") == 2 and running.charges["ingest"].serving)
+    await running.stop()
+    assert not any(charge.running for charge in running.charges.values())
+
+
+async def test_a_process_of_another_version_is_replaced(
+    instance, scripts, tmp_path, monkeypatch, caplog
+):
+    config = _config(instance)
+    await _Killed.make(config, scripts)
+    real = importlib.metadata.version("bitcoin-sprint")
+    monkeypatch.setattr(importlib.metadata, "version", lambda _name: "9.9")
+    running = Supervisor(config, stays=True, spawner=scripts)
+    await running.start()
+    assert (_starts(tmp_path, "ingest"), _starts(tmp_path, "relay-turbo")) == (2, 2)
+    why = f"of a killed sprintd runs version {real}, this is 9.9 and is ended"
+    assert {f"ingest {why}", f"relay-turbo {why}"} <= set(caplog.messages)
+    await running.stop()
+
+
+async def test_a_process_that_does_not_answer_is_replaced(
+    instance, scripts, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(adoption, "_ANSWER_S", 0.5)
+    config = _config(instance, control__stop_timeout="30s")
+    killed = await _Killed.make(config, scripts)
+    os.kill(killed.charges["ingest"].process.pid, signal.SIGSTOP)
+    running = Supervisor(config, stays=True, spawner=scripts)
+    await running.start()
+    assert "ingest of a killed sprintd does not answer and is ended" in caplog.messages
+    assert _starts(tmp_path, "ingest") == 2
+    await running.stop()
+
+
+async def test_who_is_not_whom_he_should_be_is_left_alone(instance, scripts, caplog):
+    config = _config(instance)
+    answer = Identity(os.getpid(), 1, instance, "ingest", "", "", ready=True)
+
+    async def lie(reader, writer):
+        await reader.readline()
+        writer.write(encode(answer))
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address_of(instance, "ingest"))
+        async with await asyncio.start_unix_server(lie, sock=listener):
+            running = Supervisor(config, stays=True, spawner=scripts)
+            await running.start()
+            assert f"pid {os.getpid()} there is not our ingest" in caplog.text
+            assert running.charges["ingest"].process.pid != os.getpid()
+            await running.stop()
+
+
+async def test_another_users_process_is_not_even_asked(instance, monkeypatch, caplog):
+    monkeypatch.setattr(adoption, "peer_of", lambda _line: Peer(1, os.geteuid() + 1))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address_of(instance, "ingest"))
+        listener.listen()
+        assert await adoption.find(instance, ["ingest", "relay-pro"]) == []
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.recv(1) == b""
+    assert f"belongs to user {os.geteuid() + 1}: ingest is not looked for" in caplog.text

@@ -211,3 +211,33 @@ def test_relaying_makes_no_garbage_cycles(rings):
             assert gc.collect() == 0
         finally:
             gc.enable()
+
+
+def test_a_running_worker_takes_other_values_and_its_subscribers_lose_nothing(rings):
+    with (
+        running_worker(rings, patient("turbo", buffer_frames=16)) as running,
+        Subscriber(running.tcp).connect() as subscriber,
+    ):
+        rings.header(1)
+        assert subscriber.receive(10).height == 1
+        running.worker.set_policy(patient("turbo", buffer_frames=64))
+        running.wait_for(buffer_frames=64)
+        for height in range(2, 60):  # more than were indexed before
+            rings.header(height)
+        assert [subscriber.receive(10).height for _ in range(2, 60)] == list(range(2, 60))
+        # And subscribers that come now start as far back as the new buffer lets them.
+        with Subscriber(running.tcp, start="oldest").connect() as late:
+            assert late.receive(10).height == 1
+
+
+def test_a_new_write_deadline_holds_for_who_is_subscribed_already(rings):
+    with (
+        running_worker(rings, patient("free")) as running,
+        Subscriber(running.tcp).connect() as subscriber,
+    ):
+        rings.header(1)
+        assert subscriber.receive(10).height == 1
+        running.worker.set_policy(patient("free", relay_target_ns=0, buffer_frames=100))
+        running.wait_for(buffer_frames=100)
+        rings.header(2)  # older than no time at all when it is looked at: skipped
+        running.wait_for(frames_missed=1)

@@ -164,3 +164,27 @@ def test_a_frame_overwritten_before_it_was_packed_can_not_be():
 @pytest.mark.parametrize(("length", "bulky"), [(4_096, False), (4_097, True)])
 def test_a_frame_is_bulky_past_4_kib(length, bulky):
     assert Entry(FakeFrame(1, payload=bytes(length))).bulky is bulky
+
+
+def test_a_window_made_smaller_keeps_the_latest_frames_and_every_ordinal():
+    window = window_of(*(FakeFrame(n) for n in range(1, 9)))
+    window.resize(3)  # four: a power of two
+    channel = window.channel(0)
+    assert (channel.tail, channel.head, window.capacity) == (4, 8, 4)
+    assert listed(channel) == [(5, 4), (6, 5), (7, 6), (8, 7)]
+    window.append(FakeFrame(9))
+    assert listed(channel) == [(6, 5), (7, 6), (8, 7), (9, 8)]
+
+
+def test_a_window_made_larger_has_no_more_past_than_it_had():
+    window = window_of(*(FakeFrame(n) for n in range(1, 7)), capacity=4)
+    channel, filtered = window.channel(0), window.channel(HEADERS)
+    window.resize(16)
+    assert listed(channel) == listed(filtered) == [(3, 2), (4, 3), (5, 4), (6, 5)]
+    assert channel.entry(1) is None
+    for n in range(7, 19):
+        window.append(FakeFrame(n))
+    assert [sequence for sequence, _ in listed(filtered)] == list(range(3, 19))
+    assert channel.ordinal_of(10) == 9
+    window.append(FakeFrame(19))
+    assert listed(channel)[0] == listed(filtered)[0] == (4, 3)

@@ -1,0 +1,132 @@
+"""Processes out of a nursery: whose they are, what they have, and what its death costs."""
+
+import asyncio
+import ctypes
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from bitcoin_sprint.control.spawner import NurserySpawner
+from bitcoin_sprint.errors import HostError
+
+
+@pytest.fixture(autouse=True)
+def _no_subreaper_afterwards():
+    yield
+    ctypes.CDLL(None).prctl(36, 0, 0, 0, 0)
+
+
+@pytest.fixture
+async def spawner():
+    spawner = NurserySpawner([])
+    yield spawner
+    await spawner.close()
+
+
+class _Born:
+    """A process that waits for an order which never comes; it ends when we hang up."""
+
+    def __init__(self, handle, line):
+        self.handle, self.pid = handle, handle.pid
+        self._line = line
+
+    async def end(self):
+        self._line.close()
+        async with asyncio.timeout(20):
+            await self.handle.exited.wait()
+        return self.handle.exit_code
+
+
+async def _bear(spawner, role="relay-enterprise"):
+    ours, theirs = socket.socketpair()
+    with theirs:
+        return _Born(await spawner.spawn(role, theirs), ours)
+
+
+async def _named(born):
+    """The process once it has its name, and so everything that it is to have."""
+    async with asyncio.timeout(20):
+        while _stat(born.pid)[0] != "relay-enterpris":  # the kernel cuts at 15
+            await asyncio.sleep(0.01)
+    return born
+
+
+def _stat(pid):
+    name, _, rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
+    return name.partition("(")[2], rest.split()
+
+
+async def test_a_process_is_ours_with_a_name_and_a_group_of_its_own(spawner):
+    born = await _named(await _bear(spawner))
+    _name, fields = _stat(born.pid)
+    parent, group = int(fields[1]), int(fields[2])
+    assert parent == os.getpid()
+    assert group == born.pid
+    titled = Path(f"/proc/{born.pid}/cmdline").read_bytes().rstrip(b"\0")
+    assert titled == b"sprintd: relay-enterprise"
+    assert await born.end() == 1  # it had no order: its exit code comes to us
+
+
+async def test_it_inherits_no_descriptor_but_its_line(spawner):
+    first, second = await _named(await _bear(spawner)), await _named(await _bear(spawner))
+    for born in (first, second):
+        opened = {
+            int(path.name): str(path.readlink()) for path in Path(f"/proc/{born.pid}/fd").iterdir()
+        }
+        sockets = [name for fd, name in opened.items() if fd > 2 and name.startswith("socket")]
+        pipes = [name for fd, name in opened.items() if fd > 2 and name.startswith("pipe")]
+        assert (len(sockets), pipes) == (1, [])
+    # Nobody else holds its line: the end of one is the end of that one alone.
+    assert await first.end() == 1
+    assert second.handle.running
+    assert await second.end() == 1
+
+
+async def test_a_nurserys_death_costs_nothing_but_another_nursery(spawner):
+    first = await _bear(spawner)
+    os.kill(spawner._nursery.pid, signal.SIGKILL)
+    second = await _bear(spawner)
+    assert first.handle.running
+    assert int(_stat(second.pid)[1][1]) == os.getpid()
+    assert (await first.end(), await second.end()) == (1, 1)
+
+
+async def test_a_killed_process_tells_its_signal(spawner):
+    born = await _bear(spawner)
+    born.handle.kill()
+    assert await born.end() == -signal.SIGKILL
+    assert born.handle.ending == "signal SIGKILL"
+    born.handle.terminate()  # after its end: nothing happens
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_cancelled_it_leaves_no_process_behind(spawner, hangs):
+    await (await _bear(spawner)).end()
+    if hangs:
+        os.kill(spawner._nursery.pid, signal.SIGSTOP)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        starting = asyncio.create_task(spawner.spawn("ingest", theirs))
+        await asyncio.sleep(0)
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+    await spawner.close()
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    assert not [pid for pid in children if b"sprintd" in _command(pid)]
+
+
+def _command(pid):
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+async def test_a_nursery_that_cannot_load_is_an_error_of_one_line(capfd):
+    spawner = NurserySpawner(["bitcoin_sprint.nowhere"])
+    with pytest.raises(HostError, match="ingest: the nursery, which starts processes, dies"):
+        await _bear(spawner, "ingest")
+    await spawner.close()
+    lines = capfd.readouterr().err.splitlines()
+    assert set(lines) == {"sprintd: nursery: No module named 'bitcoin_sprint.nowhere'"}
