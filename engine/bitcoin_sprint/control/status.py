@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import time
 from typing import Any, Final
@@ -12,9 +13,10 @@ import psutil
 from bitcoin_sprint.chains import network
 from bitcoin_sprint.config import Config, format_duration
 from bitcoin_sprint.control.settling import SETTLED, Settled
-from bitcoin_sprint.errors import NotRunningError, SprintError
+from bitcoin_sprint.control.status_figures import relay_status, source_statuses
+from bitcoin_sprint.errors import Corrupt, NotRunningError, SprintError
 from bitcoin_sprint.metrics import CountersView, Snapshot
-from bitcoin_sprint.tiers import Delivery, TierPolicy
+from bitcoin_sprint.tiers import TIERS, Delivery, TierPolicy
 
 TURBO_STATUS: Final = "turbo_status"
 """Label of sprintd's counters that holds the turbo status as JSON."""
@@ -117,22 +119,64 @@ class ProcessStatus(msgspec.Struct, frozen=True):
 
 
 def read_status(instance: str) -> dict[str, Any]:
-    """Return a running instance's turbo status and ``processes``.
+    """Return a running instance's turbo status, ``processes``, ``sources`` and ``relays``.
 
-    NotRunningError when there is none, or only what a killed one left.
+    ``supervised`` is False where sprintd is dead and its processes serve on. Raises
+    NotRunningError when nothing of it lives, HostError when it is not ours to look at.
     """
-    view = CountersView.attach(instance, "sprintd")
+    found = {name: read_snapshot(instance, name) for name in CountersView.processes(instance)}
+    figures = {name: each for name, each in found.items() if each is not None}
+    sprintd = figures.pop("sprintd", None)
+    supervised = sprintd is not None and sprintd["alive"]
+    if not supervised and not any(each["alive"] for each in figures.values()):
+        raise _not_running(instance)
+    ingest = figures.get("ingest")
+    status: dict[str, Any] = _said_by(sprintd) if sprintd is not None else {}
+    network = (sprintd or ingest or next(iter(figures.values())))["labels"].get("network", "")
+    status |= {"supervised": supervised, "network": network}
+    if sprintd is not None and supervised:
+        status["placement"] = sprintd["labels"].get("placement", "")
+        processes = _supervised(sprintd, figures)
+    else:
+        processes = _unsupervised(figures)
+    relays = [name for name in figures if name.startswith("relay-") and figures[name]["alive"]]
+    status["processes"] = [msgspec.to_builtins(each) for each in processes]
+    status["sources"] = [msgspec.to_builtins(each) for each in source_statuses(ingest)]
+    status["relays"] = [
+        msgspec.to_builtins(relay_status(figures[name])) for name in sorted(relays, key=_tier_rank)
+    ]
+    return status
+
+
+def _tier_rank(relay: str) -> int:
+    tier = relay.removeprefix("relay-")
+    return list(TIERS).index(tier) if tier in TIERS else len(TIERS)
+
+
+def _not_running(instance: str) -> SprintError:
+    """Return why an instance of which nothing lives has no status."""
     try:
-        sprintd = view.snapshot()
-    finally:
-        view.close()
-    if not sprintd["alive"]:
-        raise NotRunningError(
-            f"instance {instance} does not run: its sprintd (pid {sprintd['pid']}) was killed"
+        view = CountersView.attach(instance, "sprintd")
+        with contextlib.closing(view):
+            pid = view.snapshot()["pid"]
+    except NotRunningError as error:
+        return NotRunningError(f"instance {instance} does not run: {error}")
+    except SprintError as error:
+        return error
+    return NotRunningError(f"instance {instance} does not run: its sprintd (pid {pid}) was killed")
+
+
+def _said_by(sprintd: Snapshot) -> dict[str, Any]:
+    try:
+        said: dict[str, Any] = msgspec.json.decode(
+            sprintd["labels"].get(TURBO_STATUS, "{}"), type=dict[str, Any]
         )
-    status: dict[str, Any] = msgspec.json.decode(sprintd["labels"][TURBO_STATUS])
-    status["network"] = sprintd["labels"]["network"]
-    status["placement"] = sprintd["labels"]["placement"]
+    except msgspec.DecodeError as error:
+        raise Corrupt(f"counters of sprintd: its {TURBO_STATUS} is no JSON: {error}") from None
+    return said
+
+
+def _supervised(sprintd: Snapshot, figures: dict[str, Snapshot]) -> list[ProcessStatus]:
     own = ProcessStatus(
         role="sprintd",
         state="ready",
@@ -142,32 +186,65 @@ def read_status(instance: str) -> dict[str, Any]:
         placement=_settled(sprintd),
         **_usage(sprintd["pid"]),
     )
-    others = [
-        _process_status(instance, name.split(".")[1], sprintd["counters"])
+    roles = [
+        name.removeprefix("process.").removesuffix(".state")
         for name in sprintd["counters"]
         if name.startswith("process.") and name.endswith(".state")
     ]
-    status["processes"] = [msgspec.to_builtins(each) for each in (own, *others)]
-    return status
+    others = [_process_status(figures.get(role), role, sprintd["counters"]) for role in roles]
+    return [own, *others]
 
 
-def _process_status(instance: str, role: str, counters: dict[str, int]) -> ProcessStatus:
-    figures = read_snapshot(instance, role)
-    pid = counters[f"process.{role}.pid"]
+def _unsupervised(figures: dict[str, Snapshot]) -> list[ProcessStatus]:
+    """Return what serves on after its supervisor died, as far as each says so itself."""
+    own = ProcessStatus(
+        role="sprintd",
+        state="dead",
+        pid=0,
+        restarts=0,
+        heartbeat_age_s=None,
+        memory_bytes=0,
+        cpu_s=0.0,
+    )
+    others = [
+        ProcessStatus(
+            role=role,
+            state="unsupervised" if each["alive"] else "dead",
+            pid=each["pid"] if each["alive"] else 0,
+            restarts=0,
+            heartbeat_age_s=_age_s(each) if each["alive"] else None,
+            placement=_settled(each) if each["alive"] else None,
+            **_usage(each["pid"] if each["alive"] else 0),
+        )
+        for role, each in figures.items()
+    ]
+    return [own, *others]
+
+
+def _process_status(figures: Snapshot | None, role: str, counters: dict[str, int]) -> ProcessStatus:
+    pid = counters.get(f"process.{role}.pid", 0)
     return ProcessStatus(
         role=role,
-        state=State(counters[f"process.{role}.state"]).name.lower(),
+        state=_state_word(counters[f"process.{role}.state"]),
         pid=pid,
-        restarts=counters[f"process.{role}.restarts"],
+        restarts=counters.get(f"process.{role}.restarts", 0),
         heartbeat_age_s=_age_s(figures) if figures and figures["alive"] else None,
         placement=_settled(figures) if figures and figures["alive"] else None,
         **_usage(pid),
     )
 
 
+def _state_word(number: int) -> str:
+    known = number in State.__members__.values()
+    return State(number).name.lower() if known else f"state {number}"
+
+
 def _settled(figures: Snapshot) -> Settled | None:
     label = figures["labels"].get(SETTLED)
-    return msgspec.json.decode(label, type=Settled) if label else None
+    try:
+        return msgspec.json.decode(label, type=Settled) if label else None
+    except msgspec.MsgspecError:
+        return None  # another version's, or noise
 
 
 def _usage(pid: int) -> dict[str, Any]:
@@ -175,7 +252,7 @@ def _usage(pid: int) -> dict[str, Any]:
         process = psutil.Process(pid) if pid else None
         times = process.cpu_times() if process else None
         memory = process.memory_info().rss if process else 0
-    except psutil.Error:
+    except (psutil.Error, OverflowError):
         times, memory = None, 0
     return {
         "memory_bytes": memory,
@@ -184,15 +261,12 @@ def _usage(pid: int) -> dict[str, Any]:
 
 
 def read_snapshot(instance: str, process: str) -> Snapshot | None:
-    """Return a process's counters; None when it has none (it starts, or died)."""
+    """Return a process's counters; None when it has none that can be read (it starts, or died)."""
     try:
-        view = CountersView.attach(instance, process)
+        with contextlib.closing(CountersView.attach(instance, process)) as view:
+            return view.snapshot()
     except SprintError:
         return None
-    try:
-        return view.snapshot()
-    finally:
-        view.close()
 
 
 def _age_s(figures: Snapshot) -> float:
