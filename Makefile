@@ -45,7 +45,7 @@ native: .venv/.locked
 
 bench: .venv/.built
 	@test -n "$(SUITE)" || { echo "usage: make bench SUITE=<name> ARGS=--json" >&2; exit 2; }
-	@exec $(BIN)/python -m bench $(SUITE) $(ARGS)
+	@PYTHONPATH=tests exec $(BIN)/python -m bench $(SUITE) $(ARGS)
 
 bench-report prove soak fuzz install-systemd:
 	@echo "make $@: does not exist yet" >&2; exit 2

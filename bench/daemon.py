@@ -30,27 +30,33 @@ def daemon(name: str, keys: Mapping[str, object]) -> Iterator[psutil.Process]:
     """
     instance = f"bench-{name}-{os.getpid()}"
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as claims:
-        wanted = {
-            f"relay.tiers.{tier}.{kind}_port": 0 for tier in TIERS for kind in ("stream", "zmq")
-        }
-        settings: dict[str, object] = {
-            "network": "regtest",
-            "data_dir": folder,
-            "sim.enabled": "true",
-            "ring.blocks_arena": "64MiB",
-            "ring.tx_arena": "16MiB",
-            "log.level": "warning",
-            **free_ports({"sim.port": 0, **wanted}, claims),
-            **keys,
-        }
-        command = [sys.executable, "-m", "bitcoin_sprint.control.sprintd", "--instance", instance]
-        process = subprocess.Popen([*command, *(f"--set={k}={v}" for k, v in settings.items())])
+        settings = {**private_settings(folder, claims), "sim.enabled": "true", **keys}
+        process = subprocess.Popen(command(instance, settings))
         try:
             _await_ready(instance, process)
             yield psutil.Process(process.pid)
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait()
+
+
+def private_settings(folder: str, claims: contextlib.ExitStack) -> dict[str, object]:
+    """Keys of a regtest engine that disturbs nobody; its ports are ours until ``claims`` ends."""
+    wanted = {f"relay.tiers.{tier}.{kind}_port": 0 for tier in TIERS for kind in ("stream", "zmq")}
+    return {
+        "network": "regtest",
+        "data_dir": folder,
+        "ring.blocks_arena": "64MiB",
+        "ring.tx_arena": "16MiB",
+        "log.level": "warning",
+        **free_ports({"sim.port": 0, **wanted}, claims),
+    }
+
+
+def command(instance: str, settings: Mapping[str, object]) -> list[str]:
+    """The command line of ``sprintd`` with these keys."""
+    program = [sys.executable, "-m", "bitcoin_sprint.control.sprintd", "--instance", instance]
+    return [*program, *(f"--set={key}={value}" for key, value in settings.items())]
 
 
 def _await_ready(instance: str, process: subprocess.Popen[bytes]) -> None:
