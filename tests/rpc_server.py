@@ -77,6 +77,9 @@ class RpcServer:
             self._server = None
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._server is None or not self._server.is_serving():
+            writer.transport.abort()  # it came in while we stopped
+            return
         self.connections_count += 1
         task = asyncio.current_task()
         assert task is not None

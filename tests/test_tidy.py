@@ -23,7 +23,7 @@ _COMPILED = {"_native", "_hot"}
 # Upstream first. A room imports itself and what stands before it; rooms of one line know
 # nothing of each other's insides but may use each other (errors, frames, native).
 _ROOMS = [
-    {"errors", "frames", "native"},
+    {"episode", "errors", "frames", "native", "ports"},
     {"metrics"},
     {"chains"},
     {"validate"},

@@ -17,6 +17,8 @@ from bitcoin_sprint.ingest.rpc import RpcClient, RpcError
 from bitcoin_sprint.ingest.zmq_topics import Notifier
 
 HEADER_BYTES: Final = 80
+ANSWER_SECONDS: Final = 10.0
+"""A node that does not say where it stands within this hangs: what waits for it goes on without."""
 
 _CHAIN_NAMES = {"testnet3": "test"}
 
@@ -55,7 +57,7 @@ class NodeRpc:
 
     async def chain_info(self) -> ChainInfo:
         """The node's tip. Raises WrongNetwork where its chain is another one."""
-        info = await self.client.call("getblockchaininfo")
+        info = await self.client.call("getblockchaininfo", timeout_seconds=ANSWER_SECONDS)
         wanted = self._network.name
         if self._network.chain is Chain.BITCOIN:
             wanted = _CHAIN_NAMES.get(wanted, wanted)

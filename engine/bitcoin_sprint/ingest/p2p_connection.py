@@ -251,7 +251,8 @@ class Connection(asyncio.BufferedProtocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.close(Cause.LOST, str(exc) if exc else "closed by the peer")
+        detail = getattr(exc, "strerror", None) or str(exc) if exc else "closed by the peer"
+        self.close(Cause.LOST, detail)
 
     # FrameSink
 

@@ -19,6 +19,7 @@ from importlib.metadata import version
 from typing import Any, Final
 
 from bitcoin_sprint.chains import Network
+from bitcoin_sprint.episode import Episode
 from bitcoin_sprint.ingest.feed import Sink, Source, SourceKind, Stamps
 from bitcoin_sprint.ingest.p2p_causes import Cause
 from bitcoin_sprint.ingest.p2p_connection import Connection, ConnectionOptions
@@ -27,7 +28,7 @@ from bitcoin_sprint.ingest.p2p_messages import Message
 from bitcoin_sprint.ingest.p2p_session import Session, SessionLimits, SessionSetting
 from bitcoin_sprint.ingest.p2p_transactions import TransactionRequests
 from bitcoin_sprint.ingest.peers import AddressBook, PeerAddress
-from bitcoin_sprint.ingest.source_state import Episode, SourceState
+from bitcoin_sprint.ingest.source_state import SourceState
 
 _log = logging.getLogger(__name__)
 
@@ -128,7 +129,7 @@ class P2PFeed:
         self._address: PeerAddress | None = None
         self._is_running = False
         # Peers that were found come and go; one that was asked for is missed.
-        self._episode = Episode(
+        self._episode = Episode[SourceState](
             source.name,
             level=logging.INFO if fixed is None else logging.WARNING,
             clock=group.clock,
@@ -186,7 +187,7 @@ class P2PFeed:
         except TimeoutError:
             call.connection.close(Cause.UNREACHABLE, f"no answer within {CONNECT_S:g} s")
         except OSError as error:
-            call.connection.close(Cause.UNREACHABLE, str(error))
+            call.connection.close(Cause.UNREACHABLE, error.strerror or str(error))
 
     def note_ready(self, connection: Connection) -> None:
         """The handshake is done."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import math
 import ssl
 from collections.abc import Sequence
 from pathlib import Path
@@ -157,13 +158,14 @@ class RpcClient:
         self._idle: list[_Connection] = []
         self._slots = asyncio.Semaphore(connections_max)
 
-    async def call(self, method: str, *params: Any) -> Any:
-        """One call's result.
+    async def call(self, method: str, *params: Any, timeout_seconds: float = math.inf) -> Any:
+        """One call's result, within the client's bound or ``timeout_seconds``.
 
         Raises RpcError for the node's refusal, RpcUnauthorized, FeedTimeout, and FeedError where
         the node can't be reached or talks nonsense.
         """
-        body = await self._request({"id": 0, "method": method, "params": params}, method)
+        content = {"id": 0, "method": method, "params": params}
+        body = await self._request(content, method, timeout_seconds)
         answer = _decode(body, _Answer, method)
         if answer.error is not None:
             raise _refusal(method, answer.error)
@@ -192,10 +194,11 @@ class RpcClient:
         while self._idle:
             self._idle.pop().close()
 
-    async def _request(self, content: Any, method: str) -> bytes:
+    async def _request(self, content: Any, method: str, timeout_seconds: float = math.inf) -> bytes:
         payload = msgspec.json.encode(content)
+        bound = min(timeout_seconds, self._timeout_seconds)
         try:
-            async with asyncio.timeout(self._timeout_seconds), self._slots:
+            async with asyncio.timeout(bound), self._slots:
                 status, body = await self._exchange(payload)
                 if status == 401:
                     # The node may have restarted, with a new cookie.
@@ -203,7 +206,7 @@ class RpcClient:
                     status, body = await self._exchange(payload)
         except TimeoutError:
             raise FeedTimeout(
-                f"{method}: {self.address} did not answer within {self._timeout_seconds:g} s"
+                f"{method}: {self.address} did not answer within {bound:g} s"
             ) from None
         except (OSError, EOFError) as error:
             detail = getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -11,8 +11,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from bitcoin_sprint.episode import Episode
 from bitcoin_sprint.ingest.feed import Feed
-from bitcoin_sprint.ingest.source_state import Episode, SourceState
+from bitcoin_sprint.ingest.source_state import SourceState
 from bitcoin_sprint.metrics import Counters
 
 FEED_COUNTS: Final = frozenset({"connections", "bytes_received", "gaps", "messages_lost"})
@@ -27,7 +28,7 @@ class SourceFigures:
         self._counters = counters
         self._feeds = feeds
         self._states: dict[str, SourceState] = {}
-        self._broken: dict[str, Episode] = {}
+        self._broken: dict[str, Episode[SourceState]] = {}
 
     def report(self) -> None:
         """Show how each source stands now; to be called about once a second."""
@@ -43,7 +44,7 @@ class SourceFigures:
             for name, value in figures.items():
                 self._counters.counter(f"source.{feed.name}.{name}").set(value)
 
-    def broken(self, feed: Feed) -> Episode:
+    def broken(self, feed: Feed) -> Episode[SourceState]:
         """The episode of a feed that fails by a fault of ours; its owner tells it."""
         return self._broken.setdefault(feed.name, Episode(feed.name))
 
@@ -73,7 +74,7 @@ class ConnectedWatch:
     def __init__(self, feeds: Sequence[Feed], *, is_heard: bool) -> None:
         self._feeds = [feed for feed in feeds if feed.source.trusted]
         self._is_heard = is_heard
-        self._episode = Episode("trusted nodes")
+        self._episode = Episode[SourceState]("trusted nodes")
         self._was_up = False
 
     def look(self) -> bool:
@@ -92,6 +93,7 @@ class ConnectedWatch:
             SourceState.DOWN,
             f"none is up ({shown}): {silent}nothing reaches level connected; "
             "blocks of level merkle go on",
+            is_attempt=False,
         )
         return False
 

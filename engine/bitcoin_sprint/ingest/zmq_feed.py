@@ -33,6 +33,7 @@ import zmq
 
 from bitcoin_sprint.chains import Network
 from bitcoin_sprint.config.schema import NodeConfig
+from bitcoin_sprint.episode import Episode
 from bitcoin_sprint.errors import ConfigError, FeedError
 from bitcoin_sprint.ingest.feed import Sink, Source
 from bitcoin_sprint.ingest.node_fetch import NodeFetch
@@ -42,7 +43,7 @@ from bitcoin_sprint.ingest.node_resync import HeaderSync, NodeResync
 from bitcoin_sprint.ingest.node_rpc import ChainInfo, NodeRpc, WrongNetwork
 from bitcoin_sprint.ingest.node_watch import SilenceWatch
 from bitcoin_sprint.ingest.rpc import RpcClient, RpcError, RpcUnauthorized
-from bitcoin_sprint.ingest.source_state import Episode, SourceState
+from bitcoin_sprint.ingest.source_state import SourceState
 from bitcoin_sprint.ingest.zmq_line import Continuity, Step, ZmqLine
 from bitcoin_sprint.ingest.zmq_messages import NodeMessages
 from bitcoin_sprint.ingest.zmq_topics import (
@@ -66,6 +67,8 @@ LINES_OVERDUE_SECONDS: Final = 3.0
 SUBSCRIBE_SECONDS: Final = 0.03
 """How long a subscription may take to be in force once the connection stands. What the node says
 before that leaves no hole, so it is asked where it stands only afterwards."""
+LOSS_TOLD_SECONDS: Final = 60.0
+"""How long further losses are only counted after one was told."""
 _ADDRESS = re.compile(r"(tcp://(\[[0-9a-fA-F:.]+\]|[^:/\[\]\s]+):\d{1,5}|ipc://.+)\Z")
 
 _log = logging.getLogger(__name__)
@@ -109,12 +112,13 @@ class ZmqFeed:
         self._messages = NodeMessages(
             sink, source, network, self._topics, self._watch, self._order, self._fetch
         )
-        self._episode = Episode(source.name)
+        self._episode = Episode[SourceState](source.name)
         self._resync_due = False
         self._is_fresh = False
         self._node_is_up = False
         self._state = SourceState.CONNECTING
         self._lines_since = 0.0
+        self._loss_told_until = 0.0
         self._counts = dict.fromkeys(
             ("gaps", "messages_lost", "restarts", "connections", "fills_failed"), 0
         )
@@ -175,7 +179,7 @@ class ZmqFeed:
                     entry["messages"] += numbers.messages
                     entry["lost"] += numbers.lost
         return {
-            "state": (self._episode.state or self._state).word,
+            "state": self._shown_state.word,
             "up": self._node_is_up,
             "trouble": self._episode.text,
             "attempts": self._episode.attempts,
@@ -197,8 +201,10 @@ class ZmqFeed:
         if self._rpc is None:
             self._node_up(None)
             self._well(SourceState.READY)
-        else:
-            self._ask_resync()
+            return
+        if self._episode.state is not None and not self.can_fetch:
+            self._node_up(None)
+        self._ask_resync()
 
     def on_line_down(self, line: ZmqLine) -> None:
         """A connection broke."""
@@ -216,19 +222,26 @@ class ZmqFeed:
         else:
             self._counts["gaps"] += 1
         self._counts["messages_lost"] += step.lost
-        _log.info(
-            "%s: %s of %s by %d messages",
-            self.name,
-            step.continuity.value,
-            topic.decode(),
-            step.lost,
-        )
+        self._tell_loss(step, topic)
         # What was lost while the connection was down was asked for when it stood again. And with
         # ``sequence`` whole, each lost body is missed, and fetched, by itself.
         if not step.after_break and (topic == SEQUENCE or not self._topics.is_live(SEQUENCE)):
             if self._rpc is not None and step.continuity is Continuity.RESTART:
                 self._resync.is_new_process = True
             self._ask_resync()
+
+    def _tell_loss(self, step: Step, topic: bytes) -> None:
+        """Log that messages went missing, at most once a while: a node may drop all the time."""
+        now = asyncio.get_running_loop().time()
+        if step.lost and now >= self._loss_told_until:
+            self._loss_told_until = now + LOSS_TOLD_SECONDS
+            _log.info(
+                "%s: %d messages of %s are missing; they are made up for by RPC, if it is there",
+                self.name,
+                step.lost,
+                topic.decode(),
+                extra={"source": self.name, "lost_in_all": self._counts["messages_lost"]},
+            )
 
     def on_message(self, line: ZmqLine, topic: bytes, body: bytes | memoryview) -> None:
         """A message of one of Core's topics."""
@@ -342,14 +355,22 @@ class ZmqFeed:
         if self._any_line_up():
             self._node_up(None)
         else:
+            self._resync_due = True  # it comes back by RPC, whether ZeroMQ does or not
             self._node_down()
 
-    def _trouble_of(self, error: FeedError) -> tuple[SourceState, str]:
+    @staticmethod
+    def _trouble_of(error: FeedError) -> tuple[SourceState, str]:
         if isinstance(error, RpcUnauthorized):
             return SourceState.UNAUTHORIZED, str(error)
         if isinstance(error, RpcError) and error.code == RpcError.WARMING_UP:
             return SourceState.WARMING_UP, f"is starting: {error}"
-        return SourceState.NO_RPC if self._any_line_up() else SourceState.DOWN, str(error)
+        return SourceState.DOWN, str(error)
+
+    @property
+    def _shown_state(self) -> SourceState:
+        """DOWN is RPC's word alone while ZeroMQ goes on; the trouble is the same one."""
+        state = self._episode.state or self._state
+        return SourceState.NO_RPC if state is SourceState.DOWN and self._any_line_up() else state
 
     def _refuse_node(self, error: WrongNetwork) -> None:
         self._episode.fail(SourceState.WRONG_NETWORK, str(error))

@@ -20,6 +20,7 @@ COUNTERS: Final = (
     "subscribers",
     "subscribers_refused",
     "subscribers_stalled",
+    "descriptor_shortages",
     "buffer_used_frames",
     "buffer_frames",
     "zmq_sent",
@@ -29,6 +30,7 @@ COUNTERS: Final = (
 )
 """``gaps``: frames that the ring overwrote before the worker itself saw them.
 ``buffer_used_frames``: how far the furthest subscriber is behind, of ``buffer_frames``.
+``descriptor_shortages``: how often the host had no descriptor left for a subscriber.
 ``zmq_lost``: what the drop-in topics could not send because it was overwritten."""
 
 

@@ -19,13 +19,15 @@ from typing import Final
 
 import msgspec
 
-from bitcoin_sprint.errors import Closed
+from bitcoin_sprint.episode import Episode
+from bitcoin_sprint.errors import Closed, HostError
 from bitcoin_sprint.frames import Kind, Level
 from bitcoin_sprint.relay.block_log import BlockLog
 from bitcoin_sprint.relay.figures import Figures
 from bitcoin_sprint.relay.ring_feed import RingFeed
 from bitcoin_sprint.tiers import Lane, TierPolicy
 from bitcoin_sprint.transports.core_topics import CoreTopics
+from bitcoin_sprint.transports.descriptors import Reserve
 from bitcoin_sprint.transports.stream import StreamOptions, StreamServer
 from bitcoin_sprint.transports.window import Entry, Window
 from bitcoin_sprint.transports.zmq_pub import ZmqPublisher
@@ -102,7 +104,11 @@ class Worker:
                 else "",
             ),
             on_block=self._block_log.note if self._block_log else None,
+            on_short=self._run_short,
         )
+        self._reserve = Reserve(f"relay-{policy.name}")
+        self._attaching: Episode[str] = Episode(f"relay-{policy.name}: rings")
+        self._zmq_monitor_fd = -1
         self._take_policy(policy)
         self._tick_at = self._beat_at = self._tally_at = 0
         self._collect_at = time.monotonic_ns() + _COLLECT_NS
@@ -117,8 +123,14 @@ class Worker:
         self.stream_port = self._server.listen_tcp(options.bind_host, self._policy.stream_port)
         if options.unix_path is not None:
             self._server.listen_unix(options.unix_path)
-        self.zmq_port = self._zmq.bind(options.bind_host, self._policy.zmq_port)
+        self.zmq_port = self._zmq.bind(
+            f"relay.tiers.{self._policy.name}.zmq_port", options.bind_host, self._policy.zmq_port
+        )
         self._epoll.register(self._zmq.fileno(), select.EPOLLIN | select.EPOLLET)
+        self._zmq_monitor_fd = self._zmq.monitor_fileno()
+        self._epoll.register(self._zmq_monitor_fd, select.EPOLLIN | select.EPOLLET)
+        if self._reserve.is_short:
+            self._pause()
         if self._policy.memory_optimised:
             _log.info("⚡ Starting memory-optimized sprint with tight deadlines")
         _log.info(
@@ -184,6 +196,7 @@ class Worker:
         self._show_figures()
         self._core.detach()
         self._zmq.close()
+        self._reserve.close()
         for feed in self._feeds:
             feed.detach()
         self._figures.close()
@@ -200,6 +213,9 @@ class Worker:
             feed = self._feed_fds.get(descriptor)
             if feed is not None and feed.attached:
                 feed.hush()
+            elif descriptor == self._zmq_monitor_fd:
+                if self._zmq.accept_failed():
+                    self._run_short("ZeroMQ can't accept")
             else:
                 self._server.handle(descriptor, events)
         # Its descriptor has been hushed: what is left must not wait for another frame.
@@ -274,17 +290,43 @@ class Worker:
             self._core.detach()
             return False
 
+    # ---- want of descriptors ---------------------------------------------------------------
+
+    def _run_short(self, reason: str) -> None:
+        """The host gives no more: serve whom we have, and take nobody else."""
+        self._reserve.run_short(reason)
+        self._pause()
+
+    def _pause(self) -> None:
+        self._server.pause()
+        self._zmq.pause()
+
+    def _look_for_descriptors(self) -> None:
+        if self._reserve.regain():
+            self._server.resume()
+            self._zmq.resume()
+
+    def _follow_rings(self) -> None:
+        """Attach to rings made anew; what the host refuses now is tried again at the next tick."""
+        try:
+            self.attach()
+        except HostError as error:
+            self._attaching.fail("refused", str(error))
+        else:
+            self._attaching.end()
+
     # ---- time ------------------------------------------------------------------------------
 
     def _tick(self, now: int) -> None:
         new, self._new_policy = self._new_policy, None
         if new is not None:
             self._take_policy(new)
-        self.attach()
+        self._follow_rings()
         self._server.tick()
         if now >= self._beat_at:
             self._beat_at = now + _BEAT_NS
             self._figures.beat()
+            self._look_for_descriptors()
             if not self._deferred:  # it says what was sent last, not what is about to be
                 self._zmq.heartbeat()
         if now >= self._collect_at and not gc.isenabled():
@@ -311,6 +353,7 @@ class Worker:
         figures.set("subscribers_refused", server.refused)
         figures.set("subscribers_stalled", server.stalled)
         figures.set("buffer_used_frames", server.behind_max)
+        figures.set("descriptor_shortages", self._reserve.shortages)
         figures.set("zmq_sent", self._zmq.sent)
         figures.set("zmq_bytes", self._zmq.bytes)
         figures.set("zmq_topics_wanted", self._zmq.topics_wanted)

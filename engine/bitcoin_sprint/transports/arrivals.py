@@ -18,6 +18,7 @@ from typing import Final
 import msgspec
 
 from bitcoin_sprint.errors import ConfigError, HostError, ProtocolError
+from bitcoin_sprint.ports import listen_tcp
 from bitcoin_sprint.transports.codec import (
     HANDSHAKE_BYTES_MAX,
     PREFIX,
@@ -81,15 +82,18 @@ class Arrivals:
         *,
         take: Take,
         is_full: Callable[[], bool],
+        on_short: Callable[[str], object],
     ) -> None:
+        """``on_short`` is told that the host gives no more descriptors: it is to ``pause``."""
         self._tier = tier
         self._epoll = epoll
         self._options = options
         self._clock = clock
         self._take = take
         self._is_full = is_full
+        self._on_short = on_short
         self._listeners: dict[int, socket.socket] = {}
-        self._paused: list[int] = []
+        self._is_paused = False
         self._unix_paths: list[Path] = []
         self._waiting: dict[int, _Arrival] = {}
         self.refused = 0
@@ -97,17 +101,8 @@ class Arrivals:
 
     def listen_tcp(self, host: str, port: int) -> int:
         """Listen on host:port (0: any free one); returns the port. Raises HostError."""
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host, port))
-            listener.listen(self._options.backlog)
-        except OSError as error:
-            listener.close()
-            raise HostError(
-                f"tier {self._tier}: cannot listen on {host}:{port}: {error.strerror}"
-            ) from error
+        key = f"relay.tiers.{self._tier}.stream_port"
+        listener = listen_tcp(key, host, port, self._options.backlog)
         self._add_listener(listener)
         return int(listener.getsockname()[1])
 
@@ -123,14 +118,16 @@ class Arrivals:
         except OSError as error:
             listener.close()
             raise HostError(
-                f"tier {self._tier}: cannot listen on {path}: {error.strerror or error}"
+                f"relay.unix_directory: tier {self._tier} cannot listen on {path}: "
+                f"{error.strerror or error}"
             ) from error
         self._unix_paths.append(path)
         self._add_listener(listener)
 
     def _add_listener(self, listener: socket.socket) -> None:
         self._listeners[listener.fileno()] = listener
-        self._epoll.register(listener.fileno(), select.EPOLLIN)
+        if not self._is_paused:
+            self._epoll.register(listener.fileno(), select.EPOLLIN)
 
     def handle(self, descriptor: int) -> bool:
         """Take an event of epoll; False when the descriptor is none of these."""
@@ -150,19 +147,24 @@ class Arrivals:
                 return
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    self._pause(listener, error)
+                    self._on_short(error.strerror or str(error))
                     return
                 continue  # that one connection broke while it waited
             self._welcome_arrival(connection)
 
-    def _pause(self, listener: socket.socket, error: OSError) -> None:
-        """Out of descriptors: stop accepting until the next tick, rather than spin."""
-        _log.warning(
-            "stream: accepting paused",
-            extra={"tier": self._tier, "error": error.strerror},
-        )
-        self._epoll.unregister(listener.fileno())
-        self._paused.append(listener.fileno())
+    def pause(self) -> None:
+        """Accept nobody for now: whoever connects waits in the kernel's queue."""
+        if not self._is_paused:
+            self._is_paused = True
+            for descriptor in self._listeners:
+                self._epoll.unregister(descriptor)
+
+    def resume(self) -> None:
+        """Accept again."""
+        if self._is_paused:
+            self._is_paused = False
+            for descriptor in self._listeners:
+                self._epoll.register(descriptor, select.EPOLLIN)
 
     def _welcome_arrival(self, connection: socket.socket) -> None:
         connection.setblocking(False)
@@ -210,11 +212,8 @@ class Arrivals:
             self._refuse_arrival(arrival, Refusal.TIER, str(error))
 
     def tick(self) -> None:
-        """What time alone brings: listeners that paused, handshakes that took too long."""
+        """What time alone brings: handshakes that took too long."""
         now = self._clock()
-        for descriptor in self._paused:
-            self._epoll.register(descriptor, select.EPOLLIN)
-        self._paused.clear()
         for arrival in list(self._waiting.values()):
             if now - arrival.since_ns > self._options.handshake_ns:
                 self._refuse_arrival(arrival, Refusal.TIMEOUT, "no SUBSCRIBE in time")
@@ -223,12 +222,10 @@ class Arrivals:
         """Say goodbye to all that wait, close the listeners and remove their paths."""
         for arrival in list(self._waiting.values()):
             self._refuse_arrival(arrival, Refusal.CLOSING, "shutting down")
-        for descriptor, listener in self._listeners.items():
-            if descriptor not in self._paused:
-                self._epoll.unregister(descriptor)
+        self.pause()
+        for listener in self._listeners.values():
             listener.close()
         self._listeners.clear()
-        self._paused.clear()
         for path in self._unix_paths:
             path.unlink(missing_ok=True)
         self._unix_paths.clear()

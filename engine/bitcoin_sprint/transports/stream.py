@@ -77,7 +77,10 @@ class StreamServer:
         *,
         clock: Callable[[], int] = time.monotonic_ns,
         on_block: Callable[[Entry, int], None] | None = None,
+        on_short: Callable[[str], object] | None = None,
     ) -> None:
+        """``on_short`` is told that the host gives no more descriptors; without it accepting
+        pauses until ``resume``."""
         self._policy = policy
         self._windows = tuple(windows)
         self._epoll = epoll
@@ -92,6 +95,7 @@ class StreamServer:
             clock,
             take=self._subscribe,
             is_full=lambda: len(self._subscribers) >= options.subscribers_max,
+            on_short=on_short or (lambda _reason: self.pause()),
         )
         self._subscribers: dict[int, _Subscriber] = {}
         self._queue: deque[_Subscriber] = deque()
@@ -112,6 +116,14 @@ class StreamServer:
         self._policy = policy
         for subscriber in self._subscribers.values():
             subscriber.delivery.set_policy(policy)
+
+    def pause(self) -> None:
+        """Accept nobody for now; who has subscribed is served on."""
+        self._arrivals.pause()
+
+    def resume(self) -> None:
+        """Accept again."""
+        self._arrivals.resume()
 
     # ---- events ----------------------------------------------------------------------------
 

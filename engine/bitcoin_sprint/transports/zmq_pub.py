@@ -9,15 +9,18 @@ in a number. Deadlines hold on the stream, not here.
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import zmq
 
-from bitcoin_sprint.errors import ConfigError, HostError
+from bitcoin_sprint.errors import ConfigError
 from bitcoin_sprint.frames import Kind
 from bitcoin_sprint.native import crc32c
+from bitcoin_sprint.ports import listen_tcp
 from bitcoin_sprint.transports import core_topics
 from bitcoin_sprint.transports.codec import (
     HEARTBEAT_TOPIC,
@@ -26,6 +29,7 @@ from bitcoin_sprint.transports.codec import (
     EndStatus,
     FrameHeader,
 )
+from bitcoin_sprint.transports.descriptors import QUEUE_MAX, let_in, shut_out
 from bitcoin_sprint.transports.handshake import Heartbeat, Position
 from bitcoin_sprint.transports.window import Entry
 
@@ -70,6 +74,8 @@ class ZmqPublisher:
         self._expected: dict[int, tuple[int, int]] = {}
         self.sent = 0
         self.bytes = 0
+        self._listener: socket.socket | None = None
+        self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(zmq.EVENT_ACCEPT_FAILED)
         self._socket.setsockopt(zmq.SNDHWM, high_water_mark)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
@@ -87,17 +93,43 @@ class ZmqPublisher:
                 f"or ZeroMQ was built without CURVE: {error.strerror}"
             ) from error
 
-    def bind(self, host: str, port: int) -> int:
-        """Listen on host:port (0: any free one); returns the port. Raises HostError."""
+    def bind(self, key: str, host: str, port: int) -> int:
+        """Listen on host:port (0: any free one); returns the port. ``key`` is its setting.
+        Raises HostError."""
+        self._listener = listen_tcp(key, host, port, QUEUE_MAX)
+        bound = int(self._listener.getsockname()[1])
+        # ZeroMQ takes a listener's descriptor over; ours stays our hold on it.
+        self._socket.setsockopt(zmq.USE_FD, os.dup(self._listener.fileno()))
         if ":" in host:
             self._socket.setsockopt(zmq.IPV6, 1)
             host = f"[{host}]"
-        try:
-            self._socket.bind(f"tcp://{host}:{port or '*'}")
-        except zmq.ZMQError as error:
-            raise HostError(f"zmq: cannot listen on {host}:{port}: {error.strerror}") from error
-        endpoint: Any = self._socket.getsockopt(zmq.LAST_ENDPOINT)
-        return int(endpoint.rstrip(b"\0").rpartition(b":")[2])
+        self._socket.bind(f"tcp://{host}:{bound}")
+        return bound
+
+    def pause(self) -> None:
+        """Let nobody connect for now; who is connected is served on."""
+        if self._listener is not None:
+            shut_out(self._listener)
+
+    def resume(self) -> None:
+        """Let others connect again."""
+        if self._listener is not None:
+            let_in(self._listener)
+
+    def monitor_fileno(self) -> int:
+        """Becomes readable (edge-triggered) when an accept failed; then ``accept_failed``."""
+        return int(self._monitor.getsockopt(zmq.FD))
+
+    def accept_failed(self) -> bool:
+        """Whether ZeroMQ could not accept a connection since the last call."""
+        failed = False
+        for _ in range(_EVENTS_A_TURN):
+            try:
+                self._monitor.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return failed
+            failed = True
+        return failed
 
     def fileno(self) -> int:
         """Becomes readable (edge-triggered) when subscriptions change; then ``refresh``."""
@@ -215,5 +247,10 @@ class ZmqPublisher:
 
     def close(self) -> None:
         """Close the socket; what is queued is dropped. May be called again."""
+        if not self._socket.closed:
+            self._socket.disable_monitor()
+            self._monitor.close(0)
         self._socket.close()
         self._context.term()
+        if self._listener is not None:
+            self._listener.close()

@@ -714,7 +714,7 @@ async def test_a_fixed_peer_of_another_network_is_told_of_and_not_banned() -> No
 async def test_a_peer_that_comes_back_is_connected_to_again_and_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.INFO, "bitcoin_sprint.ingest")
+    caplog.set_level(logging.INFO, "bitcoin_sprint")
     visits = 0
 
     async def script(peer: Conversation) -> None:

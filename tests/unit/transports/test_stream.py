@@ -343,7 +343,7 @@ def test_a_port_that_is_taken_is_a_host_error_that_names_it(rings):
         taken.listen()
         port = taken.getsockname()[1]
         with (
-            pytest.raises(HostError, match=rf"tier turbo: cannot listen on 127.0.0.1:{port}"),
+            pytest.raises(HostError, match=rf"turbo\.stream_port = {port}: cannot listen on 127"),
             running_worker(rings, patient("turbo", stream_port=port)),
         ):
             pass
@@ -384,7 +384,7 @@ def test_out_of_descriptors_it_pauses_and_goes_on(rings, peer, caplog):
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (late.fileno() + 1, hard))
             late.connect(("127.0.0.1", running.worker.stream_port))
-            eventually(lambda: "accepting paused" in caplog.text)
+            eventually(lambda: "no new subscribers until" in caplog.text)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             late.close()

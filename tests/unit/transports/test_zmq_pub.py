@@ -181,9 +181,9 @@ def test_a_key_that_is_none_is_a_configuration_error():
 def test_a_taken_port_is_a_host_error():
     first, second = ZmqPublisher(high_water_mark=10), ZmqPublisher(high_water_mark=10)
     try:
-        port = first.bind("127.0.0.1", 0)
+        port = first.bind("zmq_port", "127.0.0.1", 0)
         with pytest.raises(HostError, match=rf"cannot listen on 127.0.0.1:{port}"):
-            second.bind("127.0.0.1", port)
+            second.bind("zmq_port", "127.0.0.1", port)
     finally:
         first.close()
         second.close()

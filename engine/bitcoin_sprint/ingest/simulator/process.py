@@ -27,6 +27,7 @@ from bitcoin_sprint.ingest.simulator.blocks import WEIGHT_MAX, SimBlock
 from bitcoin_sprint.ingest.simulator.chain import Reorg, SimChain
 from bitcoin_sprint.ingest.simulator.node import SimNode, TransactionShelf
 from bitcoin_sprint.metrics import Counters
+from bitcoin_sprint.ports import refusal
 
 PORTION: Final = 10
 """Transactions made and announced at a time: few, as on a network, where they come one by one."""
@@ -88,7 +89,7 @@ class Simulation:
         try:
             await node.start(host, port)
         except OSError as error:
-            raise HostError(f"sim.port: cannot listen on {host}:{port}: {error}") from error
+            raise HostError(refusal("sim.port", host, port, error)) from error
         self.nodes.append(node)
         return node
 

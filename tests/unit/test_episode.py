@@ -6,7 +6,8 @@ import logging
 
 import pytest
 
-from bitcoin_sprint.ingest.source_state import STEADY_S, Episode, SourceState
+from bitcoin_sprint.episode import STEADY_S, Episode
+from bitcoin_sprint.ingest.source_state import SourceState
 
 
 class Told:
@@ -16,7 +17,7 @@ class Told:
         caplog.set_level(logging.INFO)
         self._caplog = caplog
         self.now = 1_000.0
-        self.episode = Episode("node-a", clock=lambda: self.now)
+        self.episode: Episode[SourceState] = Episode("node-a", clock=lambda: self.now)
 
     @property
     def lines(self) -> list[str]:
