@@ -1,0 +1,550 @@
+"""An engine whose processes are killed at random, under load, while others read what it serves.
+
+``python tests/engine_killings.py --killings 100`` is the full run and prints what it measured; a
+short one is a test. A simulated node mines in a process apart, which no killing touches. Around
+the engine stand observers in processes of their own, attached throughout: readers of both rings,
+and a subscriber of every tier. Each proves every payload again by itself (``tests/oracle``: not
+the engine's own code) and holds the numbers to what is promised.
+
+After every killing a block that was published later must reach all observers in time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from engines import Engine, stream_address
+from oracle.block import Reader, Refused, Rules, judge, read_transaction, sha256d
+
+from bitcoin_sprint.client import AsyncSubscriber
+from bitcoin_sprint.config import load
+from bitcoin_sprint.errors import Closed
+from bitcoin_sprint.frames import BLOCK_FOOTER, Kind, Tip
+from bitcoin_sprint.ingest.simulator.process import main as simulate
+from bitcoin_sprint.metrics import CountersView
+from bitcoin_sprint.native import crc32c
+from bitcoin_sprint.ring import Frame, Ring
+from bitcoin_sprint.tiers import TIERS
+
+RECOVERY_S_MAX = 30.0
+PAUSE_S_MAX = 0.8
+AGAIN_S_MAX = 0.7
+"""Within so long of a killing the next one meets what it set going."""
+LOAD = {"sim.interval": "150ms", "sim.transactions_min": 10, "sim.transactions_max": 40}
+RELAYS = [f"relay-{tier}" for tier in TIERS]
+_CONTEXT = multiprocessing.get_context("spawn")
+
+
+# ---- what an observer holds frames to -----------------------------------------------------------
+
+
+@dataclass
+class Seen:
+    """What one observer saw. ``wrong``: the first thing that must not be, empty if none was."""
+
+    name: str
+    received: int = 0
+    lost: int = 0
+    overwritten: int = 0
+    again: int = 0
+    """Transactions that another writer published a second time."""
+    first: int = 0
+    last: int = 0
+    sessions: set[int] = field(default_factory=set)
+    epochs: set[int] = field(default_factory=set)
+    wrong: str = ""
+
+
+class Proof:
+    """Proves frames one by one, and that none comes twice."""
+
+    def __init__(self) -> None:
+        self._headers: set[bytes] = set()
+        self._blocks: set[bytes] = set()
+
+    def fault(self, kind: int, hash: bytes, payload: bytes) -> str:
+        """What is wrong with a frame, "" when nothing is."""
+        if kind == Kind.HEADER:
+            return self._header_fault(hash, payload)
+        if kind == Kind.BLOCK:
+            return self._block_fault(hash, payload)
+        if kind == Kind.TX:
+            reader = Reader(payload)
+            txid = read_transaction(reader).txid
+            return "" if txid == hash and not reader.left else "not the transaction of its txid"
+        if kind == Kind.TIP:
+            return "" if Tip.unpack(payload).work else "a tip without work"
+        return f"kind {kind} is none that this engine makes"
+
+    def _header_fault(self, hash: bytes, payload: bytes) -> str:
+        if len(payload) != 80 or sha256d(payload) != hash:
+            return "not the header of its hash"
+        if hash in self._headers:
+            return "a header that came before"
+        self._headers.add(hash)
+        return ""
+
+    def _block_fault(self, hash: bytes, payload: bytes) -> str:
+        length, count, _, _ = BLOCK_FOOTER.unpack(payload[-BLOCK_FOOTER.size :])
+        raw = payload[:length]
+        if sha256d(raw[:80]) != hash:
+            return "not the block of its hash"
+        if hash in self._blocks:
+            return "a block that came before"
+        self._blocks.add(hash)
+        txids = judge(raw, Rules()).txids
+        trailer = payload[-BLOCK_FOOTER.size - 32 * count : -BLOCK_FOOTER.size]
+        return "" if b"".join(txids) == trailer else "a trailer of another block"
+
+
+def _proved(proof: Proof, kind: int, hash: bytes, payload: bytes) -> str:
+    try:
+        return proof.fault(kind, hash, payload)
+    except (Refused, ValueError, IndexError) as error:
+        return f"cannot be read: {error!r}"
+
+
+class RingObserver:
+    """Follows one ring from its oldest frame to its end."""
+
+    def __init__(self, instance: str, name: str, newest: Callable[[int], None]) -> None:
+        self.seen = Seen(f"ring {name}")
+        self._ring = Ring.attach(instance, name)
+        self.reader = self._ring.reader("oldest", wait="block")
+        self._proof = Proof()
+        self._newest = newest
+        self._transactions: dict[bytes, int] = {}
+        self._stamp = 0
+        self.seen.first = self.reader.sequence
+
+    def take(self, frame: Frame) -> None:
+        """Check a frame; ``seen.wrong`` says what is wrong with it."""
+        seen, payload = self.seen, bytes(frame.payload)
+        same = crc32c(payload) == frame.crc32c
+        if not frame.valid():
+            seen.overwritten += 1
+            return
+        seen.received += 1
+        seen.epochs.add(self._ring.epoch)
+        seen.sessions.add(self._ring.session)
+        fault = "" if same else "its checksum is wrong"
+        fault = fault or _proved(self._proof, frame.kind, frame.hash, payload)
+        if frame.sequence <= seen.last or frame.stamp_ns <= self._stamp:
+            fault = f"after frame {seen.last}"
+        if frame.kind == Kind.TX:
+            fault = fault or self._repeated(frame)
+        if frame.kind == Kind.BLOCK:
+            self._newest(frame.publish_ns)
+        seen.last, self._stamp = frame.sequence, frame.stamp_ns
+        seen.wrong = f"{Kind(frame.kind).name} {frame.sequence}: {fault}" if fault else ""
+
+    def _repeated(self, frame: Frame) -> str:
+        """A peer's transactions are told anew by every writer: one may come once an epoch."""
+        # A frame read late may be older than the epoch that stands by now.
+        taken_over_ns = int(self._ring.handle().header.takeover_ns)
+        epoch = self._ring.epoch if frame.publish_ns > taken_over_ns else -1
+        before = self._transactions.get(frame.hash)
+        self._transactions[frame.hash] = epoch
+        self.seen.again += before is not None
+        return "a transaction that came before" if before == epoch != -1 else ""
+
+    def finish(self) -> Seen:
+        self.seen.lost = self.reader.frames_lost
+        if not self.seen.wrong and not self._ring.ended:
+            self.seen.wrong = "the ring did not end"
+        return self.seen
+
+
+class StreamObserver:
+    """A subscriber of one tier, over every connection that it makes."""
+
+    def __init__(self, tier: str, newest: Callable[[int], None]) -> None:
+        self.seen = Seen(f"tier {tier}")
+        self._tier = tier
+        self._proof = Proof()
+        self._newest = newest
+        self._last: dict[int, int] = {}
+        self._numbers: dict[str, set[int]] = {"blocks": set(), "tx": set()}
+        self._missing = {"blocks": 0, "tx": 0}
+
+    async def follow(self, address: str) -> None:
+        async with AsyncSubscriber(
+            address, tier=self._tier, on_gap=self._gap, on_session=self._session
+        ) as subscriber:
+            async for frame in subscriber:
+                self._take(frame)
+                if self.seen.wrong:
+                    return
+
+    def _gap(self, ring: str, first: int, last: int) -> None:
+        self._missing[ring] += last - first + 1
+        self.seen.lost += last - first + 1
+
+    def _session(self, ring: str, old: int, new: int) -> None:
+        self.seen.wrong = f"{ring}: session {new:x} after {old:x}"
+
+    def _take(self, frame: Any) -> None:
+        seen, numbers = self.seen, self._numbers[frame.ring]
+        fault = _proved(self._proof, frame.kind, frame.hash, bytes(frame.payload))
+        # What is sent in pieces is passed by what is small; small ones keep their order.
+        if frame.sequence in numbers or frame.previous >= frame.sequence:
+            fault = f"came before, or after {frame.previous}"
+        if frame.kind in (Kind.HEADER, Kind.TIP) and frame.sequence < self._last.get(frame.kind, 0):
+            fault = f"after {Kind(frame.kind).name} {self._last[frame.kind]}"
+        seen.received += 1
+        seen.sessions.add(frame.session)
+        numbers.add(frame.sequence)
+        self._last[frame.kind] = frame.sequence
+        if frame.kind == Kind.BLOCK:
+            self._newest(frame.publish_ns)
+        seen.wrong = f"{Kind(frame.kind).name} {frame.sequence}: {fault}" if fault else ""
+
+    def finish(self) -> Seen:
+        """Nothing is filtered: each number was received, or told as missing."""
+        for ring, numbers in self._numbers.items():
+            span = max(numbers) - min(numbers) + 1 if numbers else 0
+            if not self.seen.wrong and not 0 <= len(numbers) + self._missing[ring] - span <= 64:
+                counted = f"{len(numbers)} received and {self._missing[ring]} missing"
+                self.seen.wrong = f"{ring}: {counted} of {span}"
+        self.seen.first, self.seen.last = min(numbers, default=0), max(numbers, default=0)
+        return self.seen
+
+
+# ---- processes around the engine ----------------------------------------------------------------
+
+
+def _mine(port: int, folder: str, pipe: Connection) -> None:
+    keys = {"network": "regtest", "data_dir": folder, "sim.enabled": True, "sim.port": port}
+    simulate(load(None, {**keys, **LOAD}, {}, None), lambda: pipe.send("ready"))
+
+
+def _read_ring(instance: str, name: str, newest: Any, index: int, pipe: Connection) -> None:
+    observer = RingObserver(instance, name, lambda ns: newest.__setitem__(index, ns))
+    pipe.send("ready")
+    with contextlib.suppress(Closed):
+        while not observer.seen.wrong:
+            frame = observer.reader.wait(5)
+            if frame is not None:
+                observer.take(frame)
+    pipe.send([observer.finish()])
+
+
+def _read_by_asyncio(instance: str, newest: Any, index: int, pipe: Connection) -> None:
+    """Both rings in one loop, woken by eventfds."""
+    observers = [
+        RingObserver(instance, "blocks", lambda ns: newest.__setitem__(index, ns)),
+        RingObserver(instance, "tx", lambda _: None),
+    ]
+
+    async def follow(observer: RingObserver) -> None:
+        async for frame in observer.reader:
+            observer.take(frame)
+            if observer.seen.wrong:
+                return
+
+    async def run() -> None:
+        await asyncio.gather(*(follow(each) for each in observers))
+
+    pipe.send("ready")
+    asyncio.run(run())
+    pipe.send([each.finish() for each in observers])
+
+
+def _subscribe(addresses: dict[str, str], newest: Any, first: int, pipe: Connection) -> None:
+    def newest_of(index: int) -> Callable[[int], None]:
+        return lambda ns: newest.__setitem__(index, ns)
+
+    observers = [StreamObserver(tier, newest_of(first + n)) for n, tier in enumerate(addresses)]
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        following = asyncio.gather(*(each.follow(addresses[each._tier]) for each in observers))
+        loop.add_reader(pipe.fileno(), following.cancel)
+        pipe.send("ready")
+        with contextlib.suppress(asyncio.CancelledError):
+            await following
+
+    asyncio.run(run())
+    pipe.send([each.finish() for each in observers])
+
+
+class Around:
+    """The node and the observers of one engine."""
+
+    def __init__(self) -> None:
+        self._processes: list[tuple[Connection, BaseProcess]] = []
+        self.newest = _CONTEXT.Array("q", 2 + len(TIERS), lock=False)
+        """Publish time of the newest block at each observer, CLOCK_REALTIME ns."""
+
+    def start(self, target: Callable[..., None], *arguments: object) -> None:
+        """Start a process; ``ready`` waits until it works."""
+        ours, theirs = _CONTEXT.Pipe()
+        process = _CONTEXT.Process(target=target, args=(*arguments, theirs))
+        process.start()
+        theirs.close()
+        self._processes.append((ours, process))
+
+    def ready(self, count: int) -> None:
+        """Wait until the ``count`` processes started last work."""
+        for pipe, _ in self._processes[-count:]:
+            assert pipe.recv() == "ready"
+
+    def observe(self, engine: Engine) -> None:
+        instance, newest = engine.instance, self.newest
+        self.start(_read_ring, instance, "blocks", newest, 0)
+        self.start(_read_ring, instance, "tx", newest, 1)
+        self.start(_read_by_asyncio, instance, newest, 1)
+        addresses = {tier: stream_address(engine, tier) for tier in TIERS}
+        self.start(_subscribe, addresses, newest, 2)
+        self.ready(4)
+
+    def complaints(self) -> list[str]:
+        """What observers found wrong so far: one that did says so at once."""
+        early = [each for pipe, _ in self._processes[1:] if pipe.poll() for each in pipe.recv()]
+        return [f"{each.name}: {each.wrong or 'gave up'}" for each in early]
+
+    def finish(self) -> list[Seen]:
+        """What the observers saw, once the engine has stopped."""
+        observers = self._processes[1:]
+        observers[-1][0].send("stop")
+        seen = [each for pipe, _ in observers for each in _answer(pipe)]
+        self.stop()
+        return seen
+
+    def stop(self) -> None:
+        """End what still runs."""
+        for pipe, process in self._processes:
+            process.terminate()
+            process.join(10)
+            if process.is_alive():
+                process.kill()
+                process.join()
+            pipe.close()
+        self._processes.clear()
+
+
+def _answer(pipe: Connection) -> list[Seen]:
+    assert pipe.poll(20), "an observer says nothing"
+    found: list[Seen] = pipe.recv()
+    return found
+
+
+# ---- killing ------------------------------------------------------------------------------------
+
+
+@dataclass
+class Outcome:
+    """``recovery_s``: from the killing to a later block at all observers, by victim."""
+
+    recovery_s: dict[str, list[float]] = field(default_factory=dict)
+    seen: list[Seen] = field(default_factory=list)
+    killings: dict[str, int] = field(default_factory=dict)
+    """How often each role was killed."""
+    leftovers: list[str] = field(default_factory=list)
+    exit_code: int = -1
+
+    def count(self, *roles: str) -> None:
+        for role in roles:
+            self.killings[role] = self.killings.get(role, 0) + 1
+
+
+class Killer:
+    """Kills parts of a running engine, and waits until it is whole again."""
+
+    def __init__(self, engine: Engine, around: Around, seed: int) -> None:
+        self._engine = engine
+        self._around = around
+        self._dice = random.Random(seed)
+        self.outcome = Outcome()
+        self._deck = self._victims()
+
+    def round(self) -> None:
+        """One killing, perhaps of what it set going as well, and the recovery."""
+        self._pause(PAUSE_S_MAX)  # the moment of death, no synchronisation
+        victim = next(self._deck)
+        started = time.monotonic()
+        getattr(self, f"_kill_{victim}")()
+        self._await_recovery(victim, started)
+
+    def _victims(self) -> Iterator[str]:
+        """Every way to kill, in an order drawn anew each time through."""
+        names = [name.removeprefix("_kill_") for name in dir(self) if name.startswith("_kill_")]
+        while True:
+            yield from self._dice.sample(sorted(names), len(names))
+
+    def _kill_ingest(self) -> None:
+        self._kill("ingest")
+
+    def _kill_relay(self) -> None:
+        self._kill(self._dice.choice(RELAYS))
+
+    def _kill_two_at_once(self) -> None:
+        self._kill(*self._dice.sample(["ingest", *RELAYS], 2))
+
+    def _kill_while_it_starts_again(self) -> None:
+        role = self._dice.choice(["ingest", *RELAYS])
+        self._kill(role)
+        self._pause(AGAIN_S_MAX)
+        self._kill(role, self._dice.choice(["ingest", *RELAYS]))
+
+    def _kill_sprintd(self) -> None:
+        """Its processes serve on; the successor adopts each of them."""
+        before = self._kill("sprintd")
+        self._pause(AGAIN_S_MAX)
+        self._engine.start().ready()
+        self._check_adopted(before, [])
+
+    def _kill_sprintd_and_one(self) -> None:
+        role = self._dice.choice(["ingest", *RELAYS])
+        before = self._kill("sprintd", role)
+        self._pause(AGAIN_S_MAX)
+        self._engine.start().ready()
+        self._check_adopted(before, [role])
+
+    def _kill_sprintd_and_all(self) -> None:
+        before = self._kill("sprintd", "ingest", *RELAYS)
+        self._engine.start().ready()
+        self._check_adopted(before, ["ingest", *RELAYS])
+
+    def _kill_while_it_adopts(self) -> None:
+        before = self._kill("sprintd")
+        self._engine.start()
+        self._pause(AGAIN_S_MAX)
+        role = self._dice.choice(["ingest", *RELAYS])
+        self._kill_pids(before[role], self._engine.process.pid)
+        self.outcome.count(role, "sprintd")
+        self._engine.process.wait()
+        self._engine.start().ready()
+        self._check_adopted(before, [role])
+
+    def _check_adopted(self, before: dict[str, int], killed: list[str]) -> None:
+        """Who was not killed is the same process as before."""
+        now = self._pids()
+        for role in ("ingest", *RELAYS):
+            same = now[role] == before[role]
+            assert same != (role in killed), (
+                f"{role}: pid {before[role]} became {now[role]}, killed: {killed}\n"
+                f"{self._engine.log()}"
+            )
+
+    def _pause(self, seconds_max: float) -> None:
+        time.sleep(self._dice.random() * seconds_max)
+
+    def _kill(self, *roles: str) -> dict[str, int]:
+        """Kill processes by role; returns which process each role was."""
+        pids = self._pids()
+        self.outcome.count(*roles)
+        self._kill_pids(*(pids[role] for role in roles))
+        if "sprintd" in roles:
+            assert self._engine.process is not None
+            self._engine.process.wait()
+        return pids
+
+    def _kill_pids(self, *pids: int) -> None:
+        for pid in pids:
+            if pid:  # 0: it waits for its next start
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def _pids(self) -> dict[str, int]:
+        """Process ids by role as sprintd has them now; 0: it waits for its next start."""
+        view = CountersView.attach(self._engine.instance, "sprintd")
+        try:
+            snapshot = view.snapshot()
+        finally:
+            view.close()
+        found = {
+            name.split(".")[1]: pid
+            for name, pid in snapshot["counters"].items()
+            if name.startswith("process.") and name.endswith(".pid")
+        }
+        self._engine.pids |= {pid for pid in found.values() if pid}
+        return {**found, "sprintd": snapshot["pid"]}
+
+    def _await_recovery(self, victim: str, started: float) -> None:
+        killed_ns = time.time_ns()
+        newest = self._around.newest
+        while min(newest[0], *newest[1:]) <= killed_ns:
+            behind = [index for index in range(len(newest)) if newest[index] <= killed_ns]
+            late = time.monotonic() - started > RECOVERY_S_MAX
+            complaints = self._around.complaints()
+            assert not complaints, f"{victim}: {complaints}\n{self._engine.log()}"
+            assert not late, f"{victim}: observers {behind} have no new block\n{self._engine.log()}"
+            time.sleep(0.005)
+        self.outcome.recovery_s.setdefault(victim, []).append(time.monotonic() - started)
+        self._engine.ready()
+
+
+def run(instance: str, killings: int, seed: int = 1) -> Outcome:
+    """Kill at least ``killings`` processes of an engine; stop it cleanly; what was seen."""
+    engine = Engine(instance, sim__enabled=False, control__restart_delay_max="500ms")
+    port = engine.keys["sim.port"]
+    engine.keys["ingest.p2p"] = f"127.0.0.1:{port}"
+    engine.keys["ingest.dns_seeds"] = False
+    around = Around()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(engine)
+        stack.callback(around.stop)
+        around.start(_mine, port, str(engine.folder / "node"))
+        around.ready(1)
+        engine.start().ready()
+        around.observe(engine)
+        killer = Killer(engine, around, seed)
+        killer._await_recovery("nobody", time.monotonic())
+        while sum(killer.outcome.killings.values()) < killings:
+            killer.round()
+        outcome = killer.outcome
+        outcome.exit_code = engine.stop()
+        outcome.seen = around.finish()
+        outcome.leftovers = engine.leftovers()
+    return outcome
+
+
+def figures(outcome: Outcome) -> dict[str, Any]:
+    """What a run measured, for people: recovery by victim, in seconds."""
+    table = {}
+    for victim, times in sorted(outcome.recovery_s.items()):
+        ranked = sorted(times)
+        p50, p99 = (ranked[min(len(ranked) - 1, int(q * len(ranked)))] for q in (0.5, 0.99))
+        named = {"n": len(ranked), "p50": p50, "p99": p99, "max": ranked[-1]}
+        table[victim] = {name: round(value, 2) for name, value in named.items()}
+    return table
+
+
+def report(outcome: Outcome) -> str:
+    """The figures of a run and what the observers saw, a line each."""
+    lines = [f"{victim}: {json.dumps(row)}" for victim, row in figures(outcome).items()]
+    for seen in outcome.seen:
+        row = {**vars(seen), "sessions": len(seen.sessions), "epochs": len(seen.epochs)}
+        lines.append(json.dumps(row))
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--killings", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    started = time.monotonic()
+    outcome = run(f"killings-{os.getpid()}", options.killings, options.seed)
+    print(report(outcome))
+    print(f"killed: {json.dumps(outcome.killings)}, in {time.monotonic() - started:.0f} s")
+    sys.exit(any(seen.wrong for seen in outcome.seen) or bool(outcome.leftovers))
+
+
+if __name__ == "__main__":
+    main()
