@@ -20,13 +20,15 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, NamedTuple
 
+import psutil
 from engines import Engine, stream_address
 from oracle.block import Reader, Refused, Rules, judge, read_transaction, sha256d
 
@@ -41,11 +43,14 @@ from bitcoin_sprint.ring import Frame, Ring
 from bitcoin_sprint.tiers import TIERS
 
 RECOVERY_S_MAX = 30.0
+LOOK_S = 0.005
 PAUSE_S_MAX = 0.8
 AGAIN_S_MAX = 0.7
 """Within so long of a killing the next one meets what it set going."""
 LOAD = {"sim.interval": "150ms", "sim.transactions_min": 10, "sim.transactions_max": 40}
-RELAYS = [f"relay-{tier}" for tier in TIERS]
+CHILDREN = ["ingest", *(f"relay-{tier}" for tier in TIERS)]
+READERS = 2
+"""The first observers; a subscriber a tier after them."""
 _CONTEXT = multiprocessing.get_context("spawn")
 
 
@@ -287,7 +292,7 @@ class Around:
 
     def __init__(self) -> None:
         self._processes: list[tuple[Connection, BaseProcess]] = []
-        self.newest = _CONTEXT.Array("q", 2 + len(TIERS), lock=False)
+        self.newest = _CONTEXT.Array("q", READERS + len(TIERS), lock=False)
         """Publish time of the newest block at each observer, CLOCK_REALTIME ns."""
 
     def start(self, target: Callable[..., None], *arguments: object) -> None:
@@ -309,7 +314,7 @@ class Around:
         self.start(_read_ring, instance, "tx", newest, 1)
         self.start(_read_by_asyncio, instance, newest, 1)
         addresses = {tier: stream_address(engine, tier) for tier in TIERS}
-        self.start(_subscribe, addresses, newest, 2)
+        self.start(_subscribe, addresses, newest, READERS)
         self.ready(4)
 
     def complaints(self) -> list[str]:
@@ -346,20 +351,25 @@ def _answer(pipe: Connection) -> list[Seen]:
 # ---- killing ------------------------------------------------------------------------------------
 
 
+class Recovery(NamedTuple):
+    """From the last killing of a round, in seconds: to a block published later at every reader of
+    the rings and at every subscriber, and to an engine whose processes are all ready."""
+
+    readers: float
+    subscribers: float
+    whole: float
+
+
 @dataclass
 class Outcome:
-    """``recovery_s``: from the killing to a later block at all observers, by victim."""
+    """What became of a run. ``recoveries``: by what was killed."""
 
-    recovery_s: dict[str, list[float]] = field(default_factory=dict)
+    recoveries: dict[str, list[Recovery]] = field(default_factory=dict)
     seen: list[Seen] = field(default_factory=list)
     killings: dict[str, int] = field(default_factory=dict)
     """How often each role was killed."""
     leftovers: list[str] = field(default_factory=list)
     exit_code: int = -1
-
-    def count(self, *roles: str) -> None:
-        for role in roles:
-            self.killings[role] = self.killings.get(role, 0) + 1
 
 
 class Killer:
@@ -371,14 +381,46 @@ class Killer:
         self._dice = random.Random(seed)
         self.outcome = Outcome()
         self._deck = self._victims()
+        self._note_killing()
+        self._stopped = threading.Event()
+        self._watcher = threading.Thread(target=self.watch, daemon=True)
+        self._watcher.start()
 
     def round(self) -> None:
         """One killing, perhaps of what it set going as well, and the recovery."""
         self._pause(PAUSE_S_MAX)  # the moment of death, no synchronisation
         victim = next(self._deck)
-        started = time.monotonic()
         getattr(self, f"_kill_{victim}")()
-        self._await_recovery(victim, started)
+        self.await_blocks(victim)
+        self._engine.ready()
+        whole_s = time.monotonic() - self._killed
+        reader_s = max(self._back_s[:READERS])
+        row = Recovery(reader_s, max(self._back_s[READERS:]), whole_s)
+        self.outcome.recoveries.setdefault(victim, []).append(row)
+
+    def await_blocks(self, victim: str) -> None:
+        """Wait until every observer has a block published after the last killing."""
+        while None in self._back_s:
+            behind = [index for index, back in enumerate(self._back_s) if back is None]
+            complaints = self._around.complaints()
+            assert not complaints, f"{victim}: {complaints}\n{self._engine.log()}"
+            late = time.monotonic() - self._killed > RECOVERY_S_MAX
+            assert not late, f"{victim}: observers {behind} have no new block\n{self._engine.log()}"
+            time.sleep(LOOK_S)
+
+    def close(self) -> None:
+        self._stopped.set()
+        self._watcher.join()
+
+    def watch(self) -> None:
+        """Note when each observer has a block published after the last killing, until stopped."""
+        while not self._stopped.wait(LOOK_S):
+            back_s, killed, killed_ns = self._back_s, self._killed, self._killed_ns
+            for index, newest_ns in enumerate(self._around.newest):
+                if back_s[index] is None and newest_ns > killed_ns:
+                    back_s[index] = time.monotonic() - killed
+
+    # Ways to kill. Each leaves an engine that is whole again, or is about to be by itself.
 
     def _victims(self) -> Iterator[str]:
         """Every way to kill, in an order drawn anew each time through."""
@@ -387,78 +429,104 @@ class Killer:
             yield from self._dice.sample(sorted(names), len(names))
 
     def _kill_ingest(self) -> None:
-        self._kill("ingest")
+        self._end("ingest")
 
     def _kill_relay(self) -> None:
-        self._kill(self._dice.choice(RELAYS))
+        self._end(self._any_child())
 
     def _kill_two_at_once(self) -> None:
-        self._kill(*self._dice.sample(["ingest", *RELAYS], 2))
+        self._end(*self._dice.sample(CHILDREN, 2))
 
     def _kill_while_it_starts_again(self) -> None:
-        role = self._dice.choice(["ingest", *RELAYS])
-        self._kill(role)
+        role = self._any_child()
+        self._end(role)
         self._pause(AGAIN_S_MAX)
-        self._kill(role, self._dice.choice(["ingest", *RELAYS]))
+        self._end(role, self._any_child())
+
+    def _kill_nursery_and_one(self) -> None:
+        sprintd = psutil.Process(self._pids()["sprintd"])
+        nurseries = [each for each in sprintd.children() if "nursery" in " ".join(each.cmdline())]
+        self._end_pids("nursery", *(each.pid for each in nurseries))
+        self._end(self._any_child())
 
     def _kill_sprintd(self) -> None:
         """Its processes serve on; the successor adopts each of them."""
-        before = self._kill("sprintd")
+        before = self._end("sprintd")
+        if self._dice.random() < 0.5:
+            self.await_blocks("nobody but sprintd")
         self._pause(AGAIN_S_MAX)
         self._engine.start().ready()
         self._check_adopted(before, [])
 
     def _kill_sprintd_and_one(self) -> None:
-        role = self._dice.choice(["ingest", *RELAYS])
-        before = self._kill("sprintd", role)
+        role = self._any_child()
+        before = self._end("sprintd", role)
         self._pause(AGAIN_S_MAX)
+        self._engine.start().ready()
+        self._check_adopted(before, [role])
+
+    def _kill_sprintd_while_it_starts_one(self) -> None:
+        role = self._any_child()
+        before = self._end(role)
+        self._pause(AGAIN_S_MAX)
+        self._end("sprintd")
         self._engine.start().ready()
         self._check_adopted(before, [role])
 
     def _kill_sprintd_and_all(self) -> None:
-        before = self._kill("sprintd", "ingest", *RELAYS)
+        before = self._end("sprintd", *CHILDREN)
         self._engine.start().ready()
-        self._check_adopted(before, ["ingest", *RELAYS])
+        self._check_adopted(before, CHILDREN)
 
-    def _kill_while_it_adopts(self) -> None:
-        before = self._kill("sprintd")
+    def _kill_sprintd_while_it_adopts(self) -> None:
+        before = self._end("sprintd")
         self._engine.start()
         self._pause(AGAIN_S_MAX)
-        role = self._dice.choice(["ingest", *RELAYS])
-        self._kill_pids(before[role], self._engine.process.pid)
-        self.outcome.count(role, "sprintd")
+        role = self._any_child()
+        self._end_pids(role, before[role])
+        self._end_pids("sprintd", self._engine.process.pid)
         self._engine.process.wait()
         self._engine.start().ready()
         self._check_adopted(before, [role])
 
+    # What they are made of.
+
+    def _any_child(self) -> str:
+        return self._dice.choice(CHILDREN)
+
+    def _pause(self, seconds_max: float) -> None:
+        time.sleep(self._dice.random() * seconds_max)
+
+    def _end(self, *roles: str) -> dict[str, int]:
+        """Kill processes by role; returns which process each role was."""
+        pids = self._pids()
+        for role in roles:
+            self._end_pids(role, pids[role])
+        if "sprintd" in roles:
+            self._engine.process.wait()
+        return pids
+
+    def _end_pids(self, role: str, *pids: int) -> None:
+        self.outcome.killings[role] = self.outcome.killings.get(role, 0) + 1
+        for pid in pids:
+            if pid:  # 0: it waits for its next start
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        self._note_killing()
+
+    def _note_killing(self) -> None:
+        self._killed, self._killed_ns = time.monotonic(), time.time_ns()
+        self._back_s: list[float | None] = [None] * len(self._around.newest)
+
     def _check_adopted(self, before: dict[str, int], killed: list[str]) -> None:
         """Who was not killed is the same process as before."""
         now = self._pids()
-        for role in ("ingest", *RELAYS):
+        for role in CHILDREN:
             same = now[role] == before[role]
             assert same != (role in killed), (
                 f"{role}: pid {before[role]} became {now[role]}, killed: {killed}\n"
                 f"{self._engine.log()}"
             )
-
-    def _pause(self, seconds_max: float) -> None:
-        time.sleep(self._dice.random() * seconds_max)
-
-    def _kill(self, *roles: str) -> dict[str, int]:
-        """Kill processes by role; returns which process each role was."""
-        pids = self._pids()
-        self.outcome.count(*roles)
-        self._kill_pids(*(pids[role] for role in roles))
-        if "sprintd" in roles:
-            assert self._engine.process is not None
-            self._engine.process.wait()
-        return pids
-
-    def _kill_pids(self, *pids: int) -> None:
-        for pid in pids:
-            if pid:  # 0: it waits for its next start
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
 
     def _pids(self) -> dict[str, int]:
         """Process ids by role as sprintd has them now; 0: it waits for its next start."""
@@ -475,22 +543,9 @@ class Killer:
         self._engine.pids |= {pid for pid in found.values() if pid}
         return {**found, "sprintd": snapshot["pid"]}
 
-    def _await_recovery(self, victim: str, started: float) -> None:
-        killed_ns = time.time_ns()
-        newest = self._around.newest
-        while min(newest[0], *newest[1:]) <= killed_ns:
-            behind = [index for index in range(len(newest)) if newest[index] <= killed_ns]
-            late = time.monotonic() - started > RECOVERY_S_MAX
-            complaints = self._around.complaints()
-            assert not complaints, f"{victim}: {complaints}\n{self._engine.log()}"
-            assert not late, f"{victim}: observers {behind} have no new block\n{self._engine.log()}"
-            time.sleep(0.005)
-        self.outcome.recovery_s.setdefault(victim, []).append(time.monotonic() - started)
-        self._engine.ready()
-
 
 def run(instance: str, killings: int, seed: int = 1) -> Outcome:
-    """Kill at least ``killings`` processes of an engine; stop it cleanly; what was seen."""
+    """Kill ``killings`` times one or more processes of an engine, stop it; what was seen."""
     engine = Engine(instance, sim__enabled=False, control__restart_delay_max="500ms")
     port = engine.keys["sim.port"]
     engine.keys["ingest.p2p"] = f"127.0.0.1:{port}"
@@ -504,9 +559,10 @@ def run(instance: str, killings: int, seed: int = 1) -> Outcome:
         engine.start().ready()
         around.observe(engine)
         killer = Killer(engine, around, seed)
-        killer._await_recovery("nobody", time.monotonic())
-        while sum(killer.outcome.killings.values()) < killings:
+        killer.await_blocks("nobody")
+        for _ in range(killings):
             killer.round()
+        killer.close()
         outcome = killer.outcome
         outcome.exit_code = engine.stop()
         outcome.seen = around.finish()
@@ -514,15 +570,19 @@ def run(instance: str, killings: int, seed: int = 1) -> Outcome:
     return outcome
 
 
-def figures(outcome: Outcome) -> dict[str, Any]:
-    """What a run measured, for people: recovery by victim, in seconds."""
+def figures(outcome: Outcome) -> dict[str, dict[str, list[float]]]:
+    """What a run measured, for people: p50, p99 and max in seconds, by victim."""
     table = {}
-    for victim, times in sorted(outcome.recovery_s.items()):
-        ranked = sorted(times)
-        p50, p99 = (ranked[min(len(ranked) - 1, int(q * len(ranked)))] for q in (0.5, 0.99))
-        named = {"n": len(ranked), "p50": p50, "p99": p99, "max": ranked[-1]}
-        table[victim] = {name: round(value, 2) for name, value in named.items()}
+    for victim, rows in sorted(outcome.recoveries.items()):
+        columns = zip(Recovery._fields, zip(*rows, strict=True), strict=True)
+        table[f"{victim} ({len(rows)})"] = {name: _percentiles(times) for name, times in columns}
     return table
+
+
+def _percentiles(times: Sequence[float]) -> list[float]:
+    ranked = sorted(times)
+    ranks = (min(len(ranked) - 1, int(share * len(ranked))) for share in (0.5, 0.99, 1))
+    return [round(ranked[rank], 2) for rank in ranks]
 
 
 def report(outcome: Outcome) -> str:

@@ -155,8 +155,10 @@ class Engine:
         return [json.loads(line) for line in self.log().splitlines()]
 
     def leftovers(self) -> list[str]:
-        """Shared memory, processes and listening ports that are still there."""
+        """Shared memory, processes, listening ports and sockets that are still there."""
         left = [str(path) for path in _SHM.glob(f"sprint.{self.instance}.*")]
+        sockets = Path("/proc/net/unix").read_text(encoding="ascii").splitlines()
+        left += [line.split()[-1] for line in sockets if f"/{self.instance}/" in line]
         left += [f"process {pid}" for pid in self.pids if _runs(pid)]
         ports = {value for key, value in self.keys.items() if key.endswith("port")}
         left += [

@@ -28,3 +28,5 @@ def test_an_engine_survives_its_parts_and_its_readers_see_no_wrong_byte() -> Non
         assert seen.lost == 0
         assert len(seen.sessions) == 1
         assert 1 < len(seen.epochs) <= outcome.killings["ingest"] + 1
+    heads = [seen.last for seen in rings]
+    assert heads[:2] == heads[2:]  # two readers of each ring, two ways of waiting
