@@ -50,13 +50,20 @@ class Inquiry(msgspec.Struct, frozen=True, tag="inquiry"):
     """A supervisor's first word to a process that it did not start; answered by ``Identity``."""
 
 
+class Adoption(msgspec.Struct, frozen=True, tag="adoption"):
+    """A supervisor's word that it keeps a process. ``config`` as for ``Reload``; with it come the
+    supervisor's own output and error output: where the old one's led, nobody may be listening."""
+
+    config: Config
+
+
 class Reload(msgspec.Struct, frozen=True, tag="reload"):
     """A configuration that differs from the order's in keys that can change at run time."""
 
     config: Config
 
 
-Message = Order | Inquiry | Reload
+Message = Order | Inquiry | Adoption | Reload
 
 
 class Answer(msgspec.Struct, frozen=True, tag="answer"):
@@ -130,6 +137,12 @@ class SupervisorEnd:
         except OSError:  # TimeoutError among them
             return False
         return True
+
+    def adopt(self, config: Config) -> None:
+        """Tell a process that it is ours now, and give it our outputs."""
+        outputs = [1, 2]
+        with contextlib.suppress(OSError):  # it is gone, or an output of ours is closed
+            socket.send_fds(self._socket, [encode(Adoption(config))], outputs)
 
     async def receive(self) -> Reply | None:
         """Return the next reply; None when the process closed the line, or says nonsense."""

@@ -84,10 +84,11 @@ class Charge:
             raise StartFailed(f"{self.role}: {reason}", code if code > 0 else 1)
         self._serve()
 
-    def adopt(self, found: Found) -> None:
-        """Take over a process that serves already."""
+    def adopt(self, found: Found, config: Config) -> None:
+        """Take over a process that serves already; ``config`` as for ``reload``."""
         self.close()
         self.process, self._line = found.handle, found.line
+        self._line.adopt(config)
         self._serve()
 
     async def reload(self, config: Config) -> bool:

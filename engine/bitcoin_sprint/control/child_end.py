@@ -24,6 +24,7 @@ import msgspec
 from bitcoin_sprint.config import Config, format_duration
 from bitcoin_sprint.control.channel import (
     MESSAGE_BYTES_MAX,
+    Adoption,
     Answer,
     Identity,
     Inquiry,
@@ -41,6 +42,7 @@ from bitcoin_sprint.errors import SprintError
 _log = logging.getLogger(__name__)
 
 _BACKLOG: Final = 128
+_OUTPUTS: Final = 2
 
 
 class ChildEnd:
@@ -156,14 +158,18 @@ class ChildEnd:
         return candidate is self._listener
 
     def _lose_supervisor(self) -> bool:
-        """Note that the supervisor has gone; whether this process stays."""
+        """Note that the supervisor has gone; whether this process stays.
+
+        One that does not serve yet goes: its successor would be started beside it.
+        """
         self._drop_line()
-        if self._listener is None or not self._config.control.orphan_timeout_ns:
+        timeout_ns = self._config.control.orphan_timeout_ns
+        if self._listener is None or not timeout_ns or not self._ready:
             return False
         self._orphan_since = time.monotonic()
         _log.warning(
             "the supervisor has gone: serving on, and stopping in %s unless another comes",
-            format_duration(self._config.control.orphan_timeout_ns),
+            format_duration(timeout_ns),
         )
         return True
 
@@ -187,7 +193,7 @@ class ChildEnd:
     def _obey(self, message: Message) -> None:
         if isinstance(message, Inquiry):
             self._send(self._identity())
-        elif isinstance(message, Reload):
+        elif isinstance(message, Adoption | Reload):
             self._config = message.config
             for take in self._reloads:
                 try:
@@ -231,9 +237,10 @@ class ChildEnd:
         assert self._line is not None
         while b"\n" not in self._received:
             try:
-                piece = self._line.recv(65_536)
+                piece, outputs, _, _ = socket.recv_fds(self._line, 65_536, _OUTPUTS)
             except OSError:
                 return None
+            _write_to(outputs)
             if not piece or len(self._received) > MESSAGE_BYTES_MAX:
                 return None
             self._received += piece
@@ -258,3 +265,11 @@ class ChildEnd:
         with self._sending, contextlib.suppress(OSError):
             if self._line is not None:
                 self._line.sendall(encode(reply))
+
+
+def _write_to(outputs: list[int]) -> None:
+    """Take these descriptors for standard output and error output, if they came."""
+    for ours, given in zip((1, 2), outputs, strict=False):
+        os.dup2(given, ours)
+    for given in outputs:
+        os.close(given)

@@ -247,7 +247,7 @@ class Supervisor:
                 )
                 replaced.append(found)
             else:
-                self.charges[found.role].adopt(found)
+                self.charges[found.role].adopt(found, self._placed)
                 _log.info("%s is adopted", found.role, extra={"child_pid": found.handle.pid})
         share = self._config.control.stop_timeout_ns / 1e9 / max(1, len(replaced))
         for found in reversed(replaced):
@@ -278,8 +278,11 @@ class Supervisor:
 
     async def _start(self, charge: Charge) -> None:
         timeout_s = self._config.control.ready_timeout_ns / 1e9
-        await charge.start(self._order(charge.role), self._spawner, timeout_s)
+        order = self._order(charge.role)
+        await charge.start(order, self._spawner, timeout_s)
         assert charge.process is not None
+        if order.config != self._placed:
+            await charge.reload(self._placed)  # it was changed meanwhile
         _log.info("%s is ready", charge.role, extra={"child_pid": charge.process.pid})
 
     # ---- watching --------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import pytest
 from bitcoin_sprint.config import load
 from bitcoin_sprint.control import child_end
 from bitcoin_sprint.control.channel import (
+    Adoption,
     Answer,
     Identity,
     Inquiry,
@@ -120,15 +121,23 @@ def test_answering_a_supervisor_that_has_gone_is_no_error(line):
 
 @pytest.mark.parametrize("order", [_order(), _order(stays=True, control__orphan_timeout="0s")])
 def test_when_the_supervisor_goes_a_process_that_does_not_stay_stops(line, terms, order):
-    ours, _end = _ordered(line, order)
+    ours, end = _ordered(line, order)
+    end.say_ready()
     ours.close()
     _eventually(lambda: terms)
     assert terms == [signal.SIGTERM]
 
 
+def test_a_process_that_does_not_serve_yet_goes_with_its_supervisor(line, terms):
+    ours, _end = _ordered(line, _order(stays=True))
+    ours.close()
+    _eventually(lambda: terms)
+
+
 def test_a_process_that_stays_waits_for_another_and_stops_when_none_comes(line, terms, caplog):
     with caplog.at_level(logging.WARNING):
-        ours, _end = _ordered(line, _order(stays=True, control__orphan_timeout="300ms"))
+        ours, end = _ordered(line, _order(stays=True, control__orphan_timeout="300ms"))
+        end.say_ready()
         ours.close()
         _eventually(lambda: caplog.messages)
         assert not terms
@@ -163,23 +172,46 @@ def test_another_supervisor_is_told_who_it_is_and_obeyed(line, terms):
     assert not terms
 
 
+def test_an_adopted_process_writes_where_its_new_supervisor_does(line, tmp_path, capfd):
+    order = _order(stays=True)
+    _ours, end = _ordered(line, order)
+    end.say_ready()
+    taken = []
+    end.on_reload(taken.append)
+    with _call(order) as caller, (tmp_path / "log").open("wb") as log, capfd.disabled():
+        kept = [os.dup(fd) for fd in (1, 2)]
+        try:
+            message = encode(Adoption(order.config))
+            socket.send_fds(caller, [message], [log.fileno(), log.fileno()])
+            _eventually(lambda: taken)
+            os.write(1, b"out ")
+            os.write(2, b"err")
+        finally:
+            for fd, original in zip((1, 2), kept, strict=True):
+                os.dup2(original, fd)
+                os.close(original)
+    assert taken == [order.config]
+    assert (tmp_path / "log").read_bytes() == b"out err"
+
+
 def test_another_users_supervisor_is_sent_away(line, monkeypatch, caplog):
     order = _order(stays=True)
-    ours, end = _ordered(line, order)
+    ours, _end = _ordered(line, order)
     monkeypatch.setattr(child_end, "peer_of", lambda _line: Peer(1, os.geteuid() + 1))
     with _call(order) as stranger:
         assert stranger.recv(1) == b""
     ours.sendall(encode(Inquiry()))
-    assert _heard(ours, Identity).pid == os.getpid()
+    identity = _heard(ours, Identity)
+    assert (identity.pid, identity.ready) == (os.getpid(), False)
     assert caplog.messages == [f"user {os.geteuid() + 1} is not our supervisor and was sent away"]
-    assert not end._ready
 
 
 def test_where_the_address_is_taken_the_process_goes_with_its_supervisor(line, terms, caplog):
     order = _order(stays=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as squatter:
         squatter.bind(address_of(order.config.instance, order.role))
-        ours, _end = _ordered(line, order)
+        ours, end = _ordered(line, order)
+        end.say_ready()
         ours.close()
         _eventually(lambda: terms)
     assert "this process stops when its supervisor does" in caplog.messages[0]

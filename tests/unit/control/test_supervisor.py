@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from bitcoin_sprint.config import load
@@ -347,7 +348,9 @@ async def test_a_process_that_does_not_answer_is_replaced(
     monkeypatch.setattr(adoption, "_ANSWER_S", 0.5)
     config = _config(instance, control__stop_timeout="30s")
     killed = await _Killed.make(config, scripts)
-    os.kill(killed.charges["ingest"].process.pid, signal.SIGSTOP)
+    pid = killed.charges["ingest"].process.pid
+    os.kill(pid, signal.SIGSTOP)
+    await _until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
     running = Supervisor(config, stays=True, spawner=scripts)
     await running.start()
     assert "ingest of a killed sprintd does not answer and is ended" in caplog.messages
