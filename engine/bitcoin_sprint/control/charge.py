@@ -25,6 +25,11 @@ class StartFailed(SprintError):
         self.exit_code = exit_code
 
 
+def counters_of(role: str) -> list[str]:
+    """Return the names of a role's counters among the supervisor's."""
+    return [f"process.{role}.{figure}" for figure in ("state", "pid", "restarts")]
+
+
 class Charge:
     """A role, the process that has it now, and the line to that process."""
 
@@ -37,9 +42,7 @@ class Charge:
         self._pulse: Pulse | None = None
         self._hung_s = 0.0
         self._ready = False
-        self._state = counters.counter(f"process.{role}.state")
-        self._pid = counters.counter(f"process.{role}.pid")
-        self._restarts = counters.counter(f"process.{role}.restarts")
+        self._state, self._pid, self._restarts = (counters[name] for name in counters_of(role))
 
     @property
     def running(self) -> bool:

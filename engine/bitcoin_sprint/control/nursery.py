@@ -15,6 +15,7 @@ its line to the supervisor; the pid as a 32-bit integer, or a negative errno.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import importlib
@@ -45,19 +46,21 @@ def main(arguments: list[str]) -> int:
     except ImportError as error:
         print(f"sprintd: nursery: {error}", file=sys.stderr)
         return 1
-    with socket.socket(fileno=int(descriptor)) as line:
+    # What is loaded by now lives as long as any process: no collection touches, and so copies, the
+    # pages that all of them share.
+    gc.collect()
+    gc.freeze()
+    with socket.socket(fileno=int(descriptor)) as line, contextlib.suppress(ConnectionError):
         os.set_inheritable(line.fileno(), False)
-        # What is loaded by now lives as long as any process: no collection touches, and so copies,
-        # the pages that all of them share.
-        gc.collect()
-        gc.freeze()
         while True:
             request, descriptors, _, _ = socket.recv_fds(line, ROLE_BYTES_MAX, 1)
             if not request:
-                return 0
+                break
             (theirs,) = descriptors
-            line.sendall(REPLY.pack(_bear(request.decode().rstrip("\n"), theirs, line)))
+            reply = _bear(request.decode().rstrip("\n"), theirs, line)
             os.close(theirs)
+            line.sendall(REPLY.pack(reply))
+    return 0
 
 
 def _bear(role: str, descriptor: int, line: socket.socket) -> int:

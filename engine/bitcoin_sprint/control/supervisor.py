@@ -37,7 +37,7 @@ from bitcoin_sprint.config import (
 from bitcoin_sprint.control import adoption, leftovers
 from bitcoin_sprint.control.adoption import Expected, Found
 from bitcoin_sprint.control.channel import Order
-from bitcoin_sprint.control.charge import Charge, StartFailed
+from bitcoin_sprint.control.charge import Charge, StartFailed, counters_of
 from bitcoin_sprint.control.placement import Placement, Seat, place, seat
 from bitcoin_sprint.control.roles import known_roles, rooms_of, stages
 from bitcoin_sprint.control.settling import refusals
@@ -85,13 +85,14 @@ class Supervisor:
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
         self._looked_at = 0.0
+        roles = [role for stage in self._stages for role in stage]
+        # All at once: who looks at us sees every role, or none.
+        figures = [name for role in roles for name in counters_of(role)]
         self._counters = Counters.create(
-            config.instance, "sprintd", ["restarts"], labels=self._labels()
+            config.instance, "sprintd", ["restarts", *figures], labels=self._labels()
         )
         self.charges: Final[Mapping[str, Charge]] = {
-            role: Charge(config.instance, role, self._counters)
-            for stage in self._stages
-            for role in stage
+            role: Charge(config.instance, role, self._counters) for role in roles
         }
         self._spawner: Final[Spawner] = spawner or NurserySpawner(rooms_of(self._stages))
 
