@@ -35,7 +35,7 @@ from oracle.block import Reader, Refused, Rules, judge, read_transaction, sha256
 from bitcoin_sprint.client import AsyncSubscriber
 from bitcoin_sprint.config import load
 from bitcoin_sprint.errors import Closed
-from bitcoin_sprint.frames import BLOCK_FOOTER, Kind, Tip
+from bitcoin_sprint.frames import BLOCK_FOOTER, Kind, Tip, TipAction
 from bitcoin_sprint.ingest.simulator.process import main as simulate
 from bitcoin_sprint.metrics import CountersView
 from bitcoin_sprint.native import crc32c
@@ -47,7 +47,12 @@ LOOK_S = 0.005
 PAUSE_S_MAX = 0.8
 AGAIN_S_MAX = 0.7
 """Within so long of a killing the next one meets what it set going."""
-LOAD = {"sim.interval": "150ms", "sim.transactions_min": 10, "sim.transactions_max": 40}
+LOAD = {
+    "sim.interval": "150ms",
+    "sim.transactions_min": 10,
+    "sim.transactions_max": 40,
+    "sim.reorg_every": 20,
+}
 CHILDREN = ["ingest", *(f"relay-{tier}" for tier in TIERS)]
 READERS = 2
 """The first observers; a subscriber a tier after them."""
@@ -134,6 +139,7 @@ class RingObserver:
         self._newest = newest
         self._transactions: dict[bytes, int] = {}
         self._stamp = 0
+        self._tip: bytes | None = None
         self.seen.first = self.reader.sequence
 
     def take(self, frame: Frame) -> None:
@@ -152,10 +158,20 @@ class RingObserver:
             fault = f"after frame {seen.last}"
         if frame.kind == Kind.TX:
             fault = fault or self._repeated(frame)
+        if frame.kind == Kind.TIP:
+            fault = fault or self._move_tip(frame.hash, Tip.unpack(payload))
         if frame.kind == Kind.BLOCK:
             self._newest(frame.publish_ns)
         seen.last, self._stamp = frame.sequence, frame.stamp_ns
         seen.wrong = f"{Kind(frame.kind).name} {frame.sequence}: {fault}" if fault else ""
+
+    def _move_tip(self, hash: bytes, tip: Tip) -> str:
+        """The tip goes from block to block, also from one writer to the next."""
+        before, connected = self._tip, tip.action is TipAction.CONNECTED
+        self._tip = hash if connected else tip.previous_hash
+        if before is None or before == (tip.previous_hash if connected else hash):
+            return ""
+        return f"{tip.action.name.lower()} where the tip was {before[::-1].hex()}"
 
     def _repeated(self, frame: Frame) -> str:
         """A peer's transactions are told anew by every writer: one may come once an epoch."""
