@@ -42,7 +42,7 @@ from bitcoin_sprint.native import crc32c
 from bitcoin_sprint.ring import Frame, Ring
 from bitcoin_sprint.tiers import TIERS
 
-RECOVERY_S_MAX = 30.0
+RECOVERY_S_MAX = 60.0
 LOOK_S = 0.005
 PAUSE_S_MAX = 0.8
 AGAIN_S_MAX = 0.7

@@ -26,9 +26,9 @@ def engine(request):
     """Start an engine of the free tier on two cores; ``launcher``: on which terms."""
     engines = []
 
-    def started(*launcher, cores=None, **keys):
+    def started(*launcher, cores=None, tier="free", **keys):
         name = f"t{os.getpid()}-{abs(hash(request.node.name)) % 10**6}"
-        engine = Engine(name, tier="free", **keys)
+        engine = Engine(name, tier=tier, **keys)
         cpus = ",".join(map(str, _USABLE[:2] if cores is None else cores))
         engine.launcher = ["taskset", "-c", cpus, *launcher]
         engines.append(engine)
@@ -118,3 +118,24 @@ def test_without_optimize_system_nothing_is_touched(engine):
         if process["placement"]:
             assert process["placement"]["reasons"]["core"] == "optimize_system = false"
             assert not process["placement"]["gc_frozen"]
+
+
+def test_told_to_spin_without_a_core_to_spare_it_spins_and_says_why_it_is_not_pinned(engine):
+    running = engine(cores=_USABLE[:1], tier="turbo", control__wait="spin")
+    found = _placements(running)
+    turbo, ingest = found["relay-turbo"]["placement"], found["ingest"]["placement"]
+    assert (turbo["waits"], turbo["reasons"]["waits"]) == ("spins", "control.wait = spin")
+    assert (ingest["waits"], ingest["reasons"]["waits"]) == ("blocks", "waits for sockets")
+    assert turbo["reasons"]["core"] == "no core to spare: 2 hot processes, 1 core"
+    # It takes the core for half a second, and hardly ever gives it up by itself.
+    before = _switches(found["relay-turbo"])
+    running.until(
+        lambda: _placements(running)["relay-turbo"]["cpu_s"] > found["relay-turbo"]["cpu_s"] + 0.5
+    )
+    assert _switches(found["relay-turbo"]) - before < 100
+
+
+def _switches(process):
+    """How often it gave its core up by itself."""
+    lines = Path(f"/proc/{process['pid']}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt"))
