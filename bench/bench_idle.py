@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import time
 
-import psutil
-
-from bench.daemon import daemon
+from bench.daemon import daemon, processor_seconds
 from bench.report import Effort, Report, Row, progress
 
 _SETTLE_SECONDS = {Effort.FULL: 10.0, Effort.QUICK: 5.0, Effort.SMOKE: 0.5}
@@ -22,9 +20,9 @@ def run(effort: Effort) -> Report:
     with daemon("idle", {"sim.interval": "10min", "control.wait": "block"}) as sprintd:
         time.sleep(_SETTLE_SECONDS[effort])
         progress(f"an idle engine for {_SECONDS[effort]:g} s")
-        begun, before = time.monotonic(), _processor_seconds(sprintd)
+        begun, before = time.monotonic(), processor_seconds(sprintd)
         time.sleep(_SECONDS[effort])
-        after, span = _processor_seconds(sprintd), time.monotonic() - begun
+        after, span = processor_seconds(sprintd), time.monotonic() - begun
     rows = [
         Row(
             name="idle engine, all processes",
@@ -36,9 +34,3 @@ def run(effort: Effort) -> Report:
         )
     ]
     return Report("idle", rows)
-
-
-def _processor_seconds(sprintd: psutil.Process) -> dict[int, float]:
-    """User and system time so far, by pid, of the daemon and all that it started."""
-    family = [sprintd, *sprintd.children(recursive=True)]
-    return {each.pid: sum(each.cpu_times()[:2]) for each in family}

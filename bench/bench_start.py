@@ -19,8 +19,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import psutil
 
-from bench.daemon import command, private_settings
+from bench.daemon import command, private_settings, processor_seconds
 from bench.report import Effort, Report, Row, progress
 from bitcoin_sprint.client import Subscriber
 
@@ -48,14 +49,14 @@ def run(effort: Effort) -> Report:
     return report
 
 
-def _rows(kind: str, rounds: list[tuple[float, float]]) -> list[Row]:
-    first, stop = (np.array(column) for column in zip(*rounds, strict=True))
+def _rows(kind: str, rounds: list[tuple[float, float, float]]) -> list[Row]:
+    first, taken, stop = (np.array(column) for column in zip(*rounds, strict=True))
     figures = {
         "to the first frame, median": (np.median(first), _FRAME_BOUND_S),
         "to the first frame, worst": (first.max(), _FRAME_BOUND_S),
         "stop, worst": (stop.max(), _STOP_BOUND_S),
     }
-    return [
+    rows = [
         Row(
             name=f"{kind}: {name}",
             ours=float(ours),
@@ -66,10 +67,12 @@ def _rows(kind: str, rounds: list[tuple[float, float]]) -> list[Row]:
         )
         for name, (ours, bound) in figures.items()
     ]
+    # What the rest of the machine does not change: all processes together.
+    return [*rows, Row(f"{kind}: processor time, median", float(np.median(taken)), "s")]
 
 
-def _round(keys: Mapping[str, object]) -> tuple[float, float]:
-    """Seconds to the first frame, and seconds that the stop took."""
+def _round(keys: Mapping[str, object]) -> tuple[float, float, float]:
+    """Seconds to the first frame, processor time by then, and seconds that the stop took."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as claims:
         settings = {**private_settings(folder, claims), **keys}
         port = int(str(settings[f"relay.tiers.{_TIER}.stream_port"]))
@@ -81,11 +84,12 @@ def _round(keys: Mapping[str, object]) -> tuple[float, float]:
                 if subscriber.receive(_WAIT_S) is None:
                     raise TimeoutError(f"no frame came in {_WAIT_S:g} s")
             served = time.monotonic() - begun
+            taken = sum(processor_seconds(psutil.Process(process.pid)).values())
         finally:
             begun = time.monotonic()
             process.send_signal(signal.SIGTERM)
             process.wait()
-        return served, time.monotonic() - begun
+        return served, taken, time.monotonic() - begun
 
 
 def _knock(port: int, process: subprocess.Popen[bytes]) -> None:

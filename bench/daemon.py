@@ -67,3 +67,9 @@ def _await_ready(instance: str, process: subprocess.Popen[bytes]) -> None:
                 return
         time.sleep(0.05)
     raise TimeoutError(f"sprintd did not come up in {_READY_SECONDS:g} s, see above")
+
+
+def processor_seconds(sprintd: psutil.Process) -> dict[int, float]:
+    """User and system time so far, by pid, of the daemon and all that it started."""
+    family = [sprintd, *sprintd.children(recursive=True)]
+    return {each.pid: sum(each.cpu_times()[:2]) for each in family}

@@ -68,7 +68,7 @@ class NurserySpawner:
                 stdin=subprocess.DEVNULL,
                 process_group=0,
                 # numpy's threads for linear algebra: nobody needs them, and forks none.
-                env={"OPENBLAS_NUM_THREADS": "1", **os.environ},
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
             )
         self._line = ours
 

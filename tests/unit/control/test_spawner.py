@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from bitcoin_sprint.config import load
+from bitcoin_sprint.control.roles import rooms_of, stages
 from bitcoin_sprint.control.spawner import NurserySpawner
 from bitcoin_sprint.errors import HostError
 
@@ -83,6 +85,14 @@ async def test_it_inherits_no_descriptor_but_its_line(spawner):
     assert await first.end() == 1
     assert second.handle.running
     assert await second.end() == 1
+
+
+async def test_the_nursery_forks_from_one_thread_whatever_it_has_loaded():
+    spawner = NurserySpawner(rooms_of(stages(load(None, {"network": "regtest"}), ["demo"])))
+    born = await _named(await _bear(spawner))
+    assert len(list(Path(f"/proc/{spawner._nursery.pid}/task").iterdir())) == 1
+    assert await born.end() == 1
+    await spawner.close()
 
 
 async def test_a_nurserys_death_costs_nothing_but_another_nursery(spawner):

@@ -294,6 +294,26 @@ async def test_a_process_that_no_longer_beats_is_killed_and_started_again(
     await running.stop()
 
 
+async def test_a_process_that_starts_during_a_reload_gets_the_new_values_too(
+    instance, scripts, tmp_path
+):
+    scripts.given["relay-turbo"] = (
+        _PRELUDE
+        + "end.on_reload(lambda new: (folder / 'level').write_text(new.log.level))\n"
+        + "while count > 1 and not (folder / 'go').exists(): time.sleep(0.01)\n"
+        + "end.say_ready(); signal.pause()\n"
+    )
+    running = Supervisor(_config(instance), spawner=scripts)
+    await running.start()
+    os.kill(running.charges["relay-turbo"].process.pid, signal.SIGKILL)
+    await _until(lambda: (tmp_path / "relay-turbo.starts").read_text() == "xx")
+    await running.reload(_config(instance, log__level="error"))
+    (tmp_path / "go").touch()
+    await _until(lambda: (tmp_path / "level").exists() and (tmp_path / "level").read_text())
+    assert (tmp_path / "level").read_text() == "error"
+    await running.stop()
+
+
 class _Killed:
     """A supervisor as a SIGKILL leaves it: its lines closed, its lock free, nothing swept."""
 
