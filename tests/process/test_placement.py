@@ -58,14 +58,15 @@ def _warnings(engine):
 
 
 @needs_two_cores
-def test_with_a_core_to_spare_the_hot_process_is_pinned_and_everything_else_keeps_off(engine):
+def test_with_a_core_to_spare_the_hot_process_is_pinned(engine):
     running = engine()
     first, second = _USABLE[:2]
     found = _placements(running)
     assert os.sched_getaffinity(found["ingest"]["pid"]) == {second}
     assert found["ingest"]["placement"]["core"] == second
     for role in ("sprintd", "relay-free"):
-        assert os.sched_getaffinity(found[role]["pid"]) == {first}
+        # Nothing spins in this tier: others may use its core while it sleeps.
+        assert os.sched_getaffinity(found[role]["pid"]) == {first, second}
         assert found[role]["placement"]["reasons"]["core"] == "not hot"
     assert (_nice(found["relay-free"]), _nice(found["ingest"])) == (10, 0)
     assert found["relay-free"]["placement"]["nice"] == 10

@@ -4,8 +4,8 @@ Design: ``sprintd`` decides once for all processes (``place``), asks the host wh
 what was decided (``refusals``), and gives every process its ``Seat``; ``settling`` takes it. So a
 refusal is one line of the engine, not one a process and start.
 
-A hot process that spins keeps a core for itself. The rest keeps a physical core of its own: the
-one with processor 0, where the kernel's work lands. With fewer cores than that the hot processes
+A hot process that spins keeps a core for itself, and so do then the other hot ones. The rest keeps
+a physical core of its own: the one with processor 0, where the kernel's work lands. With fewer cores than that the hot processes
 would take the time of those they wait for, so everything blocks and nothing is pinned.
 """
 
@@ -80,7 +80,10 @@ def place(config: Config, topology: Topology | None = None) -> Placement:
         spin, reason = config.control.wait == "spin", f"control.wait = {config.control.wait}"
     if not chosen or not config.optimize_system:
         return Placement(spin, {}, reason, counted)
-    taken = {cpu for core in chosen for cpu in core.cpus}
+    # A core on which somebody spins, or that is isolated, is nobody else's; one whose process
+    # sleeps between frames others may use meanwhile.
+    spinning = spin and bool(_ring_loops(config))
+    taken = {cpu for core in chosen if spinning or core.isolated for cpu in core.cpus}
     nodes = {core.node for core in chosen}
     left = [core for core in topology.cores if not taken & set(core.cpus)]
     common = [core for core in left if not core.isolated] or left

@@ -49,6 +49,16 @@ def test_everything_else_keeps_off_the_hot_cores():
     assert seat(load(), placement, "ingest", {}).cpus == (1,)
 
 
+@pytest.mark.parametrize("keys", [{"tier": "free"}, {"control.wait": "block"}])
+def test_where_nothing_spins_others_may_use_a_hot_core_meanwhile(keys):
+    config = load(None, keys)
+    placement = place(config, _machine(4))
+    assert placement.cpus["ingest"] == 1
+    assert seat(config, placement, "relay-free", {}).cpus == (0, 1, 2, 3)
+    isolated = place(config, _machine([((cpu,), 0, cpu > 0) for cpu in range(4)]))
+    assert seat(config, isolated, "relay-free", {}).cpus == (0,)
+
+
 def test_ingest_waits_for_sockets_and_says_so():
     given = seat(load(), place(load(), _machine(8)), "ingest", {})
     assert not given.spins
