@@ -5,8 +5,9 @@ what was decided (``refusals``), and gives every process its ``Seat``; ``settlin
 refusal is one line of the engine, not one a process and start.
 
 A hot process that spins keeps a core for itself, and so do then the other hot ones. The rest keeps
-a physical core of its own: the one with processor 0, where the kernel's work lands. With fewer cores than that the hot processes
-would take the time of those they wait for, so everything blocks and nothing is pinned.
+a physical core of its own: the one with processor 0, where the kernel's work lands. With fewer
+cores than that the hot processes would take the time of those they wait for, so everything blocks
+and nothing is pinned.
 """
 
 from __future__ import annotations
