@@ -1,15 +1,15 @@
 /* SHA-256 by x86's SHA extensions.
  *
- * One stream is bound by the latency of sha256rnds2, so the 64-byte double hash of merkle trees runs
- * two inputs interleaved. Functions carry their own target attribute: the rest of the module stays
+ * One stream is bound by the latency of sha256rnds2, twice its throughput on the processors that have
+ * it, so wherever there are two inputs they run interleaved. Functions carry their own target attribute: the rest of the module stays
  * runnable on any x86-64, and sp_sha256_shani() answers NULL where the processor lacks SHA or SSE4.1. */
 #include "sha256.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
 
-#include <cpuid.h>
 #include <immintrin.h>
-#include <string.h>
+
+#include "x86.h"
 
 #define SHANI __attribute__((target("sha,sse4.1,ssse3")))
 #define SHANI_INLINE static inline SHANI __attribute__((always_inline))
@@ -84,6 +84,30 @@ SHANI_INLINE void compress_two(lane *x, lane *y) {
     y->abef = _mm_add_epi32(y->abef, y_abef), y->cdgh = _mm_add_epi32(y->cdgh, y_cdgh);
 }
 
+/* padding_two: the second block of two 64-byte messages, whose message schedule is constant. */
+SHANI_INLINE void padding_two(lane *x, lane *y) {
+    __m128i x_abef = x->abef, x_cdgh = x->cdgh, y_abef = y->abef, y_cdgh = y->cdgh;
+    UNROLL_16
+    for (int g = 0; g < 16; g++) {
+        const uint32_t *given = sp_sha256_padding_64_rounds + 4 * g;
+        __m128i sum = _mm_loadu_si128((const __m128i *)(const void *)given);
+        __m128i later = _mm_shuffle_epi32(sum, 0x0e);
+        x->cdgh = _mm_sha256rnds2_epu32(x->cdgh, x->abef, sum);
+        y->cdgh = _mm_sha256rnds2_epu32(y->cdgh, y->abef, sum);
+        x->abef = _mm_sha256rnds2_epu32(x->abef, x->cdgh, later);
+        y->abef = _mm_sha256rnds2_epu32(y->abef, y->cdgh, later);
+    }
+    x->abef = _mm_add_epi32(x->abef, x_abef), x->cdgh = _mm_add_epi32(x->cdgh, x_cdgh);
+    y->abef = _mm_add_epi32(y->abef, y_abef), y->cdgh = _mm_add_epi32(y->cdgh, y_cdgh);
+}
+
+SHANI_INLINE void store_state(uint32_t h[8], const lane *l) {
+    __m128i low, high;
+    split_state(l, &low, &high);
+    _mm_storeu_si128((__m128i *)(void *)h, low);
+    _mm_storeu_si128((__m128i *)(void *)(h + 4), high);
+}
+
 SHANI static void transform(uint32_t h[8], const uint8_t *data, size_t blocks) {
     lane l;
     load_state(&l, h);
@@ -91,10 +115,7 @@ SHANI static void transform(uint32_t h[8], const uint8_t *data, size_t blocks) {
         load_message(&l, data);
         compress_one(&l);
     }
-    __m128i low, high;
-    split_state(&l, &low, &high);
-    _mm_storeu_si128((__m128i *)(void *)h, low);
-    _mm_storeu_si128((__m128i *)(void *)(h + 4), high);
+    store_state(h, &l);
 }
 
 /* second_message: the first hash's 32 bytes, then the padding of a 32-byte message. */
@@ -113,41 +134,52 @@ SHANI_INLINE void store_hash(uint8_t *out, const lane *l) {
     _mm_storeu_si128((__m128i *)(void *)(out + 16), _mm_shuffle_epi8(high, swap));
 }
 
+/* finish_two: the second hash of two. */
+SHANI_INLINE void finish_two(lane *x, lane *y) {
+    second_message(x), second_message(y);
+    compress_two(x, y);
+}
+
 SHANI static void pairs(uint8_t *out, const uint8_t *in, size_t count) {
     lane x, y;
-    for (; count >= 2; count -= 2, in += 128, out += 64) {
+    while (count > 0) {
+        /* The last of an odd number goes through both lanes: one alone would be no quicker. */
+        const uint8_t *other = count > 1 ? in + 64 : in;
         load_state(&x, sp_sha256_initial), load_state(&y, sp_sha256_initial);
-        load_message(&x, in), load_message(&y, in + 64);
+        load_message(&x, in), load_message(&y, other);
         compress_two(&x, &y);
-        load_message(&x, sp_sha256_padding_64), load_message(&y, sp_sha256_padding_64);
-        compress_two(&x, &y);
-        second_message(&x), second_message(&y);
-        compress_two(&x, &y);
-        store_hash(out, &x), store_hash(out + 32, &y);
-    }
-    if (count == 1) {
-        load_state(&x, sp_sha256_initial);
-        load_message(&x, in);
-        compress_one(&x);
-        load_message(&x, sp_sha256_padding_64);
-        compress_one(&x);
-        second_message(&x);
-        compress_one(&x);
+        padding_two(&x, &y);
+        finish_two(&x, &y);
         store_hash(out, &x);
+        if (count == 1) return;
+        store_hash(out + 32, &y);
+        count -= 2, in += 128, out += 64;
     }
 }
 
-static int processor_has_sha(void) {
-    unsigned a, b, c, d;
-    if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
-    if (!(c & (1u << 9)) || !(c & (1u << 19))) return 0; /* SSSE3, SSE4.1 */
-    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
-    return (b & (1u << 29)) != 0;
+SHANI static void messages(const sp_sha256_lane *lanes, size_t count) {
+    const sp_sha256_lane *longer = &lanes[0], *other = &lanes[count - 1];
+    if (longer->blocks < other->blocks) other = longer, longer = &lanes[count - 1];
+    lane x, y;
+    load_state(&x, sp_sha256_initial), load_state(&y, sp_sha256_initial);
+    size_t block = 0;
+    for (; block < other->blocks; block++) {
+        load_message(&x, sp_sha256_block(longer, block));
+        load_message(&y, sp_sha256_block(other, block));
+        compress_two(&x, &y);
+    }
+    for (; block < longer->blocks; block++) {
+        load_message(&x, sp_sha256_block(longer, block));
+        compress_one(&x);
+    }
+    finish_two(&x, &y);
+    store_hash(longer->out, &x);
+    store_hash(other->out, &y);
 }
 
 const sp_sha256_variant *sp_sha256_shani(void) {
-    static const sp_sha256_variant variant = {"sha-ni", transform, pairs};
-    return processor_has_sha() ? &variant : NULL;
+    static const sp_sha256_variant variant = {"sha-ni", transform, pairs, messages, 2};
+    return sp_x86_features() & SP_X86_SHA ? &variant : NULL;
 }
 
 #else

@@ -13,7 +13,7 @@ from made_blocks import good_block
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ["block.c", "header_tree.c", "merkle.c", "refusal.c", "transaction.c"]
-SOURCES += ["sha256.c", "sha256_portable.c", "sha256_shani.c"]
+SOURCES += ["x86.c", *(path.name for path in (ROOT / "native").glob("sha256*.c"))]
 
 
 @pytest.fixture(scope="module")
