@@ -9,6 +9,8 @@
 enum block_phase { BLOCK_COUNT, BLOCK_TRAILER, BLOCK_TRANSACTIONS, BLOCK_TAIL };
 
 #define TX_BYTES_MIN 10u /* version, two counts, lock time */
+/* A transaction of which more has come is hashed before it is whole. */
+#define STREAM_BYTES_MIN 2048u
 
 static inline uint64_t pad8(uint64_t bytes) { return (bytes + 7) & ~UINT64_C(7); }
 
@@ -32,6 +34,8 @@ int sp_block_begin(sp_block *block, const sp_block_rules *rules, const uint8_t *
     block->position = SP_BLOCK_HEADER_BYTES;
     block->phase = BLOCK_COUNT;
     block->facts.coinbase_height = -1;
+    block->waiting.count = block->waiting.message_count = 0;
+    block->waiting.scratch_used = 0;
     sp_merkle_begin(&block->tree);
     sp_merkle_begin(&block->witness_tree);
     if (total > rules->bytes_max || total > UINT32_MAX) return refuse(block, SP_BAD_BLK_LENGTH, 1);
@@ -95,16 +99,59 @@ static void take_coinbase(sp_block *block, const sp_tx *tx) {
     if (block->nonce_ok) memcpy(block->nonce, block->raw + tx->first_item.offset, 32);
 }
 
+/* hash_waiting: the ids of all that wait, and their leaves. */
+static void hash_waiting(sp_block *block) {
+    static const uint8_t zeros[32];
+    sp_block_waiting *waiting = &block->waiting;
+    uint64_t first = block->done - waiting->count;
+    sp_sha256d_messages(waiting->messages, waiting->message_count);
+    for (unsigned i = 0; i < waiting->count; i++) {
+        const uint8_t *txid = block->txids + 32 * (first + i);
+        const uint8_t *wtxid = waiting->has_wtxid[i] ? waiting->wtxids[i] : txid;
+        sp_merkle_push(&block->tree, txid);
+        /* The coinbase's own is zeros, by BIP141. */
+        if (block->commits) sp_merkle_push(&block->witness_tree, first + i > 0 ? wtxid : zeros);
+    }
+    waiting->count = waiting->message_count = 0;
+    waiting->scratch_used = 0;
+}
+
+static int wants_wtxid(const sp_block *block) { return block->commits && block->done > 0; }
+
+/* identify: have the ids of the transaction that is whole now hashed, soon or at once. */
+static void identify(sp_block *block) {
+    sp_block_waiting *waiting = &block->waiting;
+    const sp_tx *tx = &block->tx;
+    size_t base = sp_tx_base_bytes(tx);
+    if (waiting->count == SP_BLOCK_WAITING_MAX ||
+        (sp_tx_is_short(tx) && waiting->scratch_used + base > SP_BLOCK_SCRATCH_BYTES))
+        hash_waiting(block);
+    uint8_t *txid = block->txids + 32 * block->done;
+    uint8_t *wtxid = wants_wtxid(block) ? waiting->wtxids[waiting->count] : NULL;
+    waiting->has_wtxid[waiting->count++] = wtxid != NULL && tx->has_witness;
+    if (sp_tx_is_short(tx) && block->hashing.id_from == 0) {
+        waiting->message_count +=
+            sp_tx_messages(tx, block->raw, waiting->scratch + waiting->scratch_used, txid, wtxid,
+                           waiting->messages + waiting->message_count);
+        waiting->scratch_used += base;
+    } else {
+        sp_tx_hashing_finish(&block->hashing, tx, block->raw, txid, wtxid);
+    }
+}
+
+/* catch_up: hash what has come; more is being waited for. */
+static void catch_up(sp_block *block, size_t have) {
+    if (have - block->tx.whole.offset >= STREAM_BYTES_MIN)
+        sp_tx_hashing_take(&block->hashing, &block->tx, block->raw, have, wants_wtxid(block));
+    hash_waiting(block);
+    sp_merkle_settle(&block->tree);
+    if (block->commits) sp_merkle_settle(&block->witness_tree);
+}
+
 /* take_transaction: account for a whole transaction. */
 static void take_transaction(sp_block *block) {
-    static const uint8_t zeros[32];
     sp_tx *tx = &block->tx;
-    uint8_t txid[32], wtxid[32];
-    sp_tx_id(tx, block->raw, txid);
-    memcpy(block->txids + 32 * block->done, txid, 32);
     store_le32(block->offsets + 4 * block->done, (uint32_t)tx->whole.offset);
-    sp_merkle_push(&block->tree, txid);
-
     if (block->done == 0) {
         take_coinbase(block, tx);
         if (!sp_tx_is_coinbase(tx)) fault(block, SP_BAD_CB_MISSING);
@@ -112,13 +159,7 @@ static void take_transaction(sp_block *block) {
         block->second_coinbase = block->done;
     }
     fault(block, sp_tx_fault(tx, &block->tx_rules));
-
-    if (block->commits && block->done > 0) {
-        sp_tx_witness_id(tx, block->raw, txid, wtxid);
-        sp_merkle_push(&block->witness_tree, wtxid);
-    } else if (block->commits) {
-        sp_merkle_push(&block->witness_tree, zeros); /* the coinbase's own, by BIP141 */
-    }
+    identify(block);
     size_t base = sp_tx_base_bytes(tx);
     if (base == 64) block->has_small = 1;
     if (tx->has_witness) block->facts.has_witness = 1;
@@ -148,13 +189,18 @@ static int take_transactions(sp_block *block, size_t have) {
         sp_tx *tx = &block->tx;
         int result = sp_tx_feed(tx, &block->tx_rules, block->raw, have, block->total);
         block->position = tx->position;
-        if (result == SP_MORE) return SP_MORE;
+        if (result == SP_MORE) {
+            catch_up(block, have);
+            return SP_MORE;
+        }
         if (result != SP_PROVED) return refuse(block, result, 1);
         /* Flags are not part of what the header commits to, so this may be another's doing. */
         if (block->has_hogex) return refuse(block, SP_BAD_EXTENSION, 1);
         take_transaction(block);
         sp_tx_begin(tx, block->position);
+        sp_tx_hashing_begin(&block->hashing);
     }
+    hash_waiting(block);
     block->phase = BLOCK_TAIL;
     return SP_PROVED;
 }
@@ -245,6 +291,7 @@ int sp_block_feed(sp_block *block, size_t have) {
     if (result == SP_PROVED && block->phase == BLOCK_TRAILER) {
         if (block->txids == NULL) return SP_TRAILER_WANTED;
         sp_tx_begin(&block->tx, block->position);
+        sp_tx_hashing_begin(&block->hashing);
         block->phase = BLOCK_TRANSACTIONS;
     }
     if (result == SP_PROVED && block->phase == BLOCK_TRANSACTIONS)

@@ -1,8 +1,9 @@
 /* block.h: proves a block's body while its bytes arrive.
  *
  * The block stands in one buffer that may still be filling. Each feed parses what has come, hashes
- * every whole transaction and grows both merkle trees; the verdict falls with the last byte. The
- * header's proof of work is not looked at here.
+ * every whole transaction, and what there is of a long one, and grows both merkle trees, so that what
+ * is left after the last byte depends on the last piece and not on the block; then the verdict falls.
+ * The header's proof of work is not looked at here.
  *
  * What is proved: canonical serialization; merkle root without the duplication of CVE-2012-2459;
  * witness commitment and unexpected witnesses as Bitcoin Core's IsBlockMutated judges them; then the
@@ -48,6 +49,19 @@ typedef struct sp_block_facts {
     uint8_t mutated; /* refused: the fault may lie in this copy of the body alone */
 } sp_block_facts;
 
+#define SP_BLOCK_WAITING_MAX 32u
+#define SP_BLOCK_SCRATCH_BYTES 16384u
+
+/* Whole transactions that are hashed together, at the latest when all bytes that came are parsed. */
+typedef struct sp_block_waiting {
+    unsigned count, message_count;
+    size_t scratch_used;
+    sp_sha256_message messages[2 * SP_BLOCK_WAITING_MAX];
+    uint8_t has_wtxid[SP_BLOCK_WAITING_MAX]; /* else it is the txid */
+    uint8_t wtxids[SP_BLOCK_WAITING_MAX][32];
+    uint8_t scratch[SP_BLOCK_SCRATCH_BYTES];
+} sp_block_waiting;
+
 typedef struct sp_block {
     sp_block_facts facts;
     sp_block_rules rules;
@@ -65,6 +79,8 @@ typedef struct sp_block {
     uint8_t commits, nonce_ok, has_small, has_hogex;
     uint8_t commitment[32], nonce[32];
     sp_tx tx;
+    sp_tx_hashing hashing; /* of `tx`, once it is long */
+    sp_block_waiting waiting;
     sp_merkle tree, witness_tree;
 } sp_block;
 

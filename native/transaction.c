@@ -299,37 +299,75 @@ int sp_tx_fault(const sp_tx *tx, const sp_tx_rules *rules) {
     return tx->null_prevout ? SP_BAD_TXNS_PREVOUT_NULL : 0;
 }
 
-void sp_tx_id(const sp_tx *tx, const uint8_t *raw, uint8_t txid[32]) {
-    const uint8_t *start = raw + tx->whole.offset;
-    if (tx->flags == 0) {
-        sp_sha256d(txid, start, tx->whole.length);
-        return;
-    }
-    sp_sha256_stream stream;
-    sp_sha256_begin(&stream);
-    sp_sha256_update(&stream, start, 4);
-    sp_sha256_update(&stream, raw + tx->body.offset, tx->body.length);
-    sp_sha256_update(&stream, start + tx->whole.length - 4, 4);
-    sp_sha256d_finish(&stream, txid);
+int sp_tx_is_short(const sp_tx *tx) {
+    /* Where both flags are set, the wtxid's bytes do not stand in one piece. */
+    if (tx->flags == (SP_TX_WITNESS | SP_TX_HOGEX)) return 0;
+    return tx->whole.length <= SP_TX_SHORT_BYTES;
 }
 
-void sp_tx_witness_id(const sp_tx *tx, const uint8_t *raw, const uint8_t txid[32],
-                      uint8_t wtxid[32]) {
-    static const uint8_t marker[2] = {0, SP_TX_WITNESS};
+unsigned sp_tx_messages(const sp_tx *tx, const uint8_t *raw, uint8_t *scratch, uint8_t *txid,
+                        uint8_t *wtxid, sp_sha256_message messages[2]) {
     const uint8_t *start = raw + tx->whole.offset;
-    if (!tx->has_witness) {
-        memmove(wtxid, txid, 32);
-    } else if (tx->flags == SP_TX_WITNESS) {
-        sp_sha256d(wtxid, start, tx->whole.length);
-    } else {
-        sp_sha256_stream stream;
-        sp_sha256_begin(&stream);
-        sp_sha256_update(&stream, start, 4);
-        sp_sha256_update(&stream, marker, 2);
-        sp_sha256_update(&stream, raw + tx->body.offset, tx->witness_end - tx->body.offset);
-        sp_sha256_update(&stream, start + tx->whole.length - 4, 4);
-        sp_sha256d_finish(&stream, wtxid);
+    messages[0] = (sp_sha256_message){start, sp_tx_base_bytes(tx), txid};
+    if (tx->flags != 0) {
+        memcpy(scratch, start, 4);
+        memcpy(scratch + 4, raw + tx->body.offset, tx->body.length);
+        memcpy(scratch + 4 + tx->body.length, start + tx->whole.length - 4, 4);
+        messages[0].data = scratch;
     }
+    if (!tx->has_witness || wtxid == NULL) return 1;
+    messages[1] = (sp_sha256_message){start, tx->whole.length, wtxid};
+    return 2;
+}
+
+void sp_tx_hashing_begin(sp_tx_hashing *hashing) {
+    hashing->id_from = 0;
+    hashing->witness_from = 0;
+}
+
+/* take_up_to: hash from where `stream` stands up to `end`. */
+static void take_up_to(sp_sha256_stream *stream, size_t *from, const uint8_t *raw, size_t end) {
+    if (end <= *from) return;
+    sp_sha256_update(stream, raw + *from, end - *from);
+    *from = end;
+}
+
+void sp_tx_hashing_take(sp_tx_hashing *hashing, const sp_tx *tx, const uint8_t *raw, size_t have,
+                        int with_witness) {
+    static const uint8_t marker[2] = {0, SP_TX_WITNESS};
+    if (tx->phase < PHASE_INPUT) return; /* where the body begins is not known yet */
+    int in_body = tx->phase <= PHASE_OUTPUT;
+    if (hashing->id_from == 0) {
+        sp_sha256_begin(&hashing->id);
+        sp_sha256_update(&hashing->id, raw + tx->whole.offset, 4);
+        hashing->id_from = tx->body.offset;
+    }
+    take_up_to(&hashing->id, &hashing->id_from, raw,
+               in_body ? have : tx->body.offset + tx->body.length);
+    if (!with_witness || !(tx->flags & SP_TX_WITNESS)) return;
+    if (hashing->witness_from == 0) {
+        sp_sha256_begin(&hashing->witness_id);
+        sp_sha256_update(&hashing->witness_id, raw + tx->whole.offset, 4);
+        sp_sha256_update(&hashing->witness_id, marker, sizeof marker);
+        hashing->witness_from = tx->body.offset;
+    }
+    take_up_to(&hashing->witness_id, &hashing->witness_from, raw,
+               tx->phase <= PHASE_WITNESS_ITEM ? have : tx->witness_end);
+}
+
+void sp_tx_hashing_finish(sp_tx_hashing *hashing, const sp_tx *tx, const uint8_t *raw,
+                          uint8_t txid[32], uint8_t *wtxid) {
+    const uint8_t *locktime = raw + tx->whole.offset + tx->whole.length - 4;
+    sp_tx_hashing_take(hashing, tx, raw, tx->position, wtxid != NULL);
+    sp_sha256_update(&hashing->id, locktime, 4);
+    sp_sha256d_finish(&hashing->id, txid);
+    if (wtxid == NULL) return;
+    if (!tx->has_witness) {
+        memcpy(wtxid, txid, 32);
+        return;
+    }
+    sp_sha256_update(&hashing->witness_id, locktime, 4);
+    sp_sha256d_finish(&hashing->witness_id, wtxid);
 }
 
 /* sift: restore the heap below `root`; greatest outpoint on top. */
@@ -378,6 +416,20 @@ static int has_duplicate_inputs(const sp_tx *tx, const uint8_t *raw, size_t leng
     return result;
 }
 
+/* identify: txid and wtxid of a whole transaction. */
+static void identify(const sp_tx *tx, const uint8_t *raw, uint8_t txid[32], uint8_t wtxid[32]) {
+    if (sp_tx_is_short(tx)) {
+        uint8_t scratch[SP_TX_SHORT_BYTES];
+        sp_sha256_message messages[2];
+        sp_sha256d_messages(messages, sp_tx_messages(tx, raw, scratch, txid, wtxid, messages));
+        if (!tx->has_witness) memcpy(wtxid, txid, 32);
+    } else {
+        sp_tx_hashing hashing;
+        sp_tx_hashing_begin(&hashing);
+        sp_tx_hashing_finish(&hashing, tx, raw, txid, wtxid);
+    }
+}
+
 int sp_transaction_prove(const uint8_t *raw, size_t length, const sp_tx_rules *rules,
                          uint8_t txid[32], uint8_t wtxid[32]) {
     sp_tx tx;
@@ -394,7 +446,6 @@ int sp_transaction_prove(const uint8_t *raw, size_t length, const sp_tx_rules *r
     if (duplicate < 0) return duplicate;
     if (duplicate > 0) return SP_BAD_TXNS_INPUTS_DUPLICATE;
     if (result != 0) return result;
-    sp_tx_id(&tx, raw, txid);
-    sp_tx_witness_id(&tx, raw, txid, wtxid);
+    identify(&tx, raw, txid, wtxid);
     return SP_PROVED;
 }

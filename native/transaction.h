@@ -11,7 +11,9 @@
 #include <stdint.h>
 
 #include "refusal.h"
+#include "sha256.h"
 
+#define SP_TX_SHORT_BYTES 4096u /* longer ones are hashed by themselves */
 #define SP_SIZE_MAX 0x02000000u /* longest vector that Bitcoin's serialization allows */
 
 enum sp_tx_flag {
@@ -72,10 +74,32 @@ size_t sp_tx_total_bytes(const sp_tx *tx);
  * order, except for duplicate inputs; 0 where it breaks none. */
 int sp_tx_fault(const sp_tx *tx, const sp_tx_rules *rules);
 
-/* sp_tx_id, sp_tx_witness_id: txid and wtxid of a whole transaction. */
-void sp_tx_id(const sp_tx *tx, const uint8_t *raw, uint8_t txid[32]);
-void sp_tx_witness_id(const sp_tx *tx, const uint8_t *raw, const uint8_t txid[32],
-                      uint8_t wtxid[32]);
+/* sp_tx_is_short: whether a whole transaction is hashed by sp_tx_messages(). */
+int sp_tx_is_short(const sp_tx *tx);
+
+/* sp_tx_messages: the hashes to be made for the ids of a short transaction: one message for the txid,
+ * and one for the wtxid where it has a witness and `wtxid` is not NULL. Returns how many.
+ * `scratch`, of sp_tx_base_bytes(), is in use until they are hashed. */
+unsigned sp_tx_messages(const sp_tx *tx, const uint8_t *raw, uint8_t *scratch, uint8_t *txid,
+                        uint8_t *wtxid, sp_sha256_message messages[2]);
+
+/* Txid and wtxid of a transaction that is still coming. */
+typedef struct sp_tx_hashing {
+    sp_sha256_stream id, witness_id;
+    size_t id_from, witness_from; /* first byte not yet hashed; 0: not begun */
+} sp_tx_hashing;
+
+/* sp_tx_hashing_begin: nothing of it is hashed yet. */
+void sp_tx_hashing_begin(sp_tx_hashing *hashing);
+
+/* sp_tx_hashing_take: hash what is there, raw[..have], of a transaction that sp_tx_feed() answered
+ * SP_MORE for, or whose last byte has come; with_witness: for the wtxid too. */
+void sp_tx_hashing_take(sp_tx_hashing *hashing, const sp_tx *tx, const uint8_t *raw, size_t have,
+                        int with_witness);
+
+/* sp_tx_hashing_finish: the ids of the whole transaction; `wtxid` is NULL where it is not wanted. */
+void sp_tx_hashing_finish(sp_tx_hashing *hashing, const sp_tx *tx, const uint8_t *raw,
+                          uint8_t txid[32], uint8_t *wtxid);
 
 /* sp_transaction_prove: one transaction that fills raw[..length], with every context-free rule.
  * Returns SP_PROVED with txid and wtxid filled, or a refusal. A coinbase is not refused.
