@@ -110,6 +110,13 @@ static void try_transaction(const bytes *raw) {
     free(slice.data);
 }
 
+/* Has another SHA-256 of those that this processor runs do the hashing. */
+static void change_hashing(void) {
+    int count = 0;
+    while (sp_sha256_variant_at(count) != NULL) count++;
+    if (sp_sha256_force(sp_sha256_variant_at((int)dice((uint64_t)count))->name) != 0) abort();
+}
+
 /* A copy with one to four faults: bits, telling bytes, holes, repeats, cuts. */
 static bytes damaged(const bytes *raw) {
     uint8_t *data = malloc(raw->length + 4096);
@@ -178,6 +185,7 @@ int main(int argc, char **argv) {
         try_block(&raw);
         for (unsigned long round = 0; round < rounds; round++) {
             bytes spoiled = damaged(&raw);
+            if (round % 50 == 0) change_hashing();
             try_block(&spoiled);
             try_transaction(&spoiled);
             free(spoiled.data);
