@@ -41,11 +41,14 @@
     } while (0);
 #define SP_GROWN_ROUND(i) SP_GROW(i) SP_GIVEN_ROUND(i)
 
-/* compress: one block, its message in w, which is used up. */
-SP_INLINE void compress(vec state[8], vec w[16]) {
-    vec s[8];
+/* compress: one block. Called, not copied into each caller: the
+ * compiler takes its time over it. */
+SP_TARGET __attribute__((noinline)) static void compress(vec state[8],
+                                                                 const vec message[16]) {
+    vec s[8], w[16];
     const uint32_t *constants = sp_sha256_rounds;
     for (int i = 0; i < 8; i++) s[i] = state[i];
+    for (int i = 0; i < 16; i++) w[i] = message[i];
     SP_SIXTEEN(SP_GIVEN_ROUND)
     for (int group = 1; group < 4; group++) {
         constants += 16;
