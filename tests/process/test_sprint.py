@@ -1,15 +1,22 @@
 """The operator's command against a running engine, and the demo."""
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
+import re
 import signal
+import socket
 import subprocess
 import sys
+import termios
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from engines import Engine, stream_address
+from relay_rig import Rings, patient, running_worker
 
 _TIERS = ["free", "pro", "business", "turbo", "enterprise"]
 
@@ -38,6 +45,21 @@ def _sprint(*arguments, code=0, **options):
     return Ended(command.pid, stdout, stderr)
 
 
+@contextlib.contextmanager
+def _started(*arguments):
+    """A command that runs on; whatever happens, it has ended afterwards."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "bitcoin_sprint.control.cli", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as command:
+        try:
+            yield command
+        finally:
+            command.kill()
+
+
 @pytest.fixture(scope="module")
 def engine():
     with Engine(f"t{os.getpid()}-cli").start().ready() as running:
@@ -55,18 +77,34 @@ def test_status_is_the_contracts_for_machines_and_readable_for_people(engine):
     assert "500µs" in shown
 
 
-def test_stat_shows_the_counters_of_every_process_or_of_one(engine):
-    engine.until(lambda: _published(engine) > 0)
-    figures = json.loads(_sprint("stat", "--instance", engine.instance, "--json").stdout)
+def test_stat_shows_the_counters_of_every_process_or_of_those_that_match(engine):
+    out = _sprint("stat", "--once", "--instance", engine.instance, "--json").stdout
+    figures = [json.loads(line) for line in out.splitlines()]
     assert {"ingest", "sprintd", "relay-turbo"} <= {each["process"] for each in figures}
-    shown = _sprint("stat", "ingest", "--instance", engine.instance).stdout
-    assert "blocks_published" in shown
-    assert "relay-turbo" not in shown
+    assert not any("rates" in each for each in figures)
+    selected = ["stat", "--once", "relay-t*", "ingest", "--name", "*s_sent"]
+    shown = _sprint(*selected, "--instance", engine.instance).stdout
+    assert "relay-turbo frames_sent" in shown
+    assert "relay-free" not in shown
+    assert "blocks_published" not in shown
 
 
-def _published(engine):
-    out = _sprint("stat", "ingest", "--instance", engine.instance, "--json").stdout
-    return json.loads(out)[0]["counters"]["blocks_published"]
+def test_stat_gives_rates_from_the_second_look_on_an_object_a_line(engine):
+    command = ["stat", "ingest", "--json", "--interval", "0.3", "--instance", engine.instance]
+    with _started(*command) as stat:
+        looks = [json.loads(stat.stdout.readline()) for _ in range(4)]
+        stat.send_signal(signal.SIGINT)
+        assert stat.wait(30) == 0
+        assert stat.stderr.read() == ""
+    assert "rates" not in looks[0]
+    assert all(each["rates"]["blocks_published"] >= 0 for each in looks[1:])
+    assert any(each["rates"]["transactions_published"] > 0 for each in looks[1:])
+    assert "tip_height" not in looks[1]["rates"], "a level has no rate"
+
+
+def test_stat_of_a_process_that_is_not_there_names_those_that_are(engine):
+    ended = _sprint("stat", "--once", "relay-gold", "--instance", engine.instance, code=4)
+    assert "has no relay-gold, but ingest, relay-business" in ended.stderr
 
 
 @pytest.mark.parametrize("where", ["ring", "stream"])
@@ -90,9 +128,104 @@ def test_an_instance_that_does_not_run_ends_with_4_and_one_line(command):
     assert "nobody-here" in ended.stderr
 
 
-def test_tail_of_an_address_where_nobody_answers_says_so():
-    ended = _sprint("tail", "--connect", "tcp://127.0.0.1:1", code=1)
-    assert ended.stderr == "sprint: tcp://127.0.0.1:1: no answer within the connect timeout\n"
+@pytest.mark.parametrize(
+    ("address", "trouble"),
+    [
+        ("tcp://127.0.0.1:1", "Connection refused"),
+        ("zmq+tcp://127.0.0.1:1", "nobody answers"),
+        ("unix:///nowhere.sock", "No such file or directory"),
+    ],
+)
+def test_tail_says_once_that_nobody_answers_and_gives_up_when_told_to(address, trouble):
+    ended = _sprint("tail", "--connect", address, "--timeout", "1.5", code=1)
+    assert ended.stderr.splitlines() == [
+        f"sprint: {address}: {trouble}; trying on",
+        f"sprint: {address}: no frame within 1.5 s",
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "zmq+tcp"])
+def test_tail_finds_a_server_that_comes_later_and_says_so(scheme):
+    with contextlib.closing(Rings()) as rings:
+        with socket.create_server(("127.0.0.1", 0)) as place:
+            port = place.getsockname()[1]
+        address = f"{scheme}://127.0.0.1:{port}"
+        with _started("tail", "--connect", address, "--count", "1", "--json") as tail:
+            assert "trying on" in tail.stderr.readline()
+            key = "stream_port" if scheme == "tcp" else "zmq_port"
+            with running_worker(rings, patient("turbo", **{key: port})) as running:
+                while tail.poll() is None:
+                    rings.header(7)
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        tail.wait(0.05)
+                assert running.worker.stream_port
+            assert json.loads(tail.stdout.read())["height"] == 7
+            assert tail.stderr.read() == f"sprint: {address}: well again\n"
+
+
+def test_tail_goes_on_after_its_writer_died_and_ends_with_the_engine():
+    with Engine(f"t{os.getpid()}-tail", tier="free", sim__interval="100ms") as running:
+        running.start().ready()
+        with _started("tail", "--instance", running.instance, "--json") as tail:
+            json.loads(tail.stdout.readline())
+            running.kill("ingest")
+            json.loads(tail.stdout.readline())
+            assert running.stop() == 0
+            tail.stdout.read()
+            assert tail.wait(30) == 4
+            *episodes, last = tail.stderr.read().splitlines()
+    assert last == f"sprint: instance {running.instance} has ended"
+    # A successor may be there before anybody looks.
+    where = f"sprint: ring blocks of instance {running.instance}: "
+    assert episodes in ([], [f"{where}its writer is gone; trying on", f"{where}well again"])
+
+
+@pytest.mark.parametrize("command", [["status"], ["stat"], ["tail", "--json"], ["config", "show"]])
+def test_a_reader_that_leaves_early_is_no_trouble(engine, command):
+    instance = [] if command[0] == "config" else ["--instance", engine.instance]
+    with _started(*command, *instance) as running:
+        assert running.stdout.readline()
+        running.stdout.close()
+        assert running.wait(30) == 0
+        assert running.stderr.read() == ""
+
+
+@pytest.mark.parametrize("command", [["status"], ["stat", "--once"], ["stat"], ["tail"]])
+def test_a_narrow_terminal_gets_a_screen_and_ctrl_c_ends_what_goes_on(engine, command):
+    is_endless = command in (["stat"], ["tail"])
+    instance = ["--instance", engine.instance]
+    code, screen = _on_a_terminal(40, *command, *instance, interrupt=is_endless)
+    assert code == 0, screen
+    assert screen.strip()
+    assert "Traceback" not in screen
+    if command != ["stat"]:  # Ctrl-C may come while it draws anew, over what it had drawn
+        plain = re.sub("\x1b\\[[0-9;?]*[A-Za-z]", "", screen.replace("^C", ""))
+        assert [line for line in plain.splitlines() if len(line) > 40] == []
+
+
+def _on_a_terminal(columns, *arguments, interrupt):
+    """Run sprint on a terminal; with ``interrupt`` until it has drawn something, then Ctrl-C."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, columns))
+    command = subprocess.Popen(
+        [sys.executable, "-m", "bitcoin_sprint.control.cli", *arguments],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        env={key: value for key, value in os.environ.items() if key != "COLUMNS"},
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(theirs)
+    drawn = b""
+    with contextlib.suppress(OSError):  # EIO: the other end is closed
+        while piece := os.read(ours, 65_536):
+            drawn += piece
+            if interrupt and drawn.count(b"\n") > 1:
+                interrupt = False
+                os.write(ours, b"\x03")
+    os.close(ours)
+    return command.wait(30), drawn.decode()
 
 
 def test_config_show_tells_where_each_value_stood_and_check_refuses_a_wrong_one(tmp_path):

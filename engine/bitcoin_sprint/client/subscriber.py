@@ -37,6 +37,9 @@ class Link(Protocol):
     @property
     def welcome(self) -> Welcome | None: ...
 
+    @property
+    def trouble(self) -> str: ...
+
     def receive(self, timeout: float | None) -> Frame | None: ...
 
     def close(self) -> None: ...
@@ -137,6 +140,12 @@ class Subscriber:
         """What the server last said about itself; None on ZeroMQ and before the first answer."""
         return self._link.welcome
 
+    @property
+    def trouble(self) -> str:
+        """Why there is no connection at the moment, as far as is known; empty while all is well
+        and before the first attempt has ended."""
+        return self._link.trouble
+
     def memory_channel(self) -> MemoryChannel | None:
         """The engine's rings, where it offers them and runs on this host: read them instead.
 
@@ -183,6 +192,8 @@ class StreamLink:
         self._heard = 0.0
         self._retry_at = 0.0
         self._aborted_before = 0
+        self._failure = ""
+        self._connections_at_failure = 0
 
     @property
     def gaps(self) -> int:
@@ -199,6 +210,11 @@ class StreamLink:
     @property
     def welcome(self) -> Welcome | None:
         return self._session.welcome
+
+    @property
+    def trouble(self) -> str:
+        since = self._session.connections - self._connections_at_failure
+        return "" if since else self._failure
 
     def connect(self) -> None:
         deadline = time.monotonic() + self._options.connect_timeout
@@ -282,6 +298,8 @@ class StreamLink:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+        self._failure = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        self._connections_at_failure = self._session.connections
         self._retry_at = time.monotonic() + self._session.failed(error)
 
     def close(self) -> None:

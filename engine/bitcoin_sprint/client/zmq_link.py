@@ -11,6 +11,7 @@ from typing import Any
 
 import zmq
 import zmq.asyncio
+from zmq.utils.monitor import parse_monitor_message
 
 from bitcoin_sprint.client.address import Address
 from bitcoin_sprint.client.decoder import ZmqDecoder
@@ -22,6 +23,19 @@ from bitcoin_sprint.transports.codec import HEARTBEAT_TOPIC, TOPICS
 from bitcoin_sprint.transports.handshake import Welcome
 
 _HIGH_WATER_MARK = 100_000
+_HANDSHAKE_FAILURES = (
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL,
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH,
+)
+_MONITORED = (
+    zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_CONNECT_RETRIED
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
 
 
 def _prepare(socket: zmq.Socket[Any], address: Address, options: Options) -> None:
@@ -32,6 +46,7 @@ def _prepare(socket: zmq.Socket[Any], address: Address, options: Options) -> Non
     socket.setsockopt(zmq.RECONNECT_IVL, 50)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 5_000)
     socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    socket.setsockopt(zmq.CONNECT_TIMEOUT, round(options.connect_timeout * 1000))
     if ":" in address.host:
         socket.setsockopt(zmq.IPV6, 1)
     if options.curve_server_key:
@@ -70,10 +85,12 @@ class ZmqLink:
         self._numbering = Numbering(on_gap, on_session, by_topic=True)
         self._decoder = ZmqDecoder(self._numbering)
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
+        self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(_MONITORED)
+        self._trouble = ""
         try:
             _prepare(self._socket, address, options)
         except BaseException:
-            self._socket.close()
+            self.close()
             raise
 
     @property
@@ -92,7 +109,21 @@ class ZmqLink:
             if frame is not None:
                 return frame
 
+    @property
+    def trouble(self) -> str:
+        while not self._monitor.closed and self._monitor.poll(0):
+            event = parse_monitor_message(self._monitor.recv_multipart())["event"]
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._trouble = ""
+            elif event in _HANDSHAKE_FAILURES:
+                self._trouble = "the handshake failed; is it a ZeroMQ server, and its key right?"
+            elif not self._trouble:
+                broken = event == zmq.EVENT_DISCONNECTED
+                self._trouble = "the connection broke" if broken else "nobody answers"
+        return self._trouble
+
     def close(self) -> None:
+        self._socket.disable_monitor()
         self._socket.close()
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import io
 import os
 import sys
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 from bitcoin_sprint.control import (
     config_command,
@@ -42,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ):
         command.add(commands)
     parsed = parser.parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may know no µ
     try:
         code: int = parsed.run(parsed)
         sys.stdout.flush()
@@ -57,6 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # A disk that is full under our output, or what the host refused unexpectedly.
         print(f"sprint: {error}", file=sys.stderr)
         _forget_output()
+        return SprintError.exit_code
+    except Exception as error:  # a fault of ours: what an operator needs of it is one line
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        print(
+            f"sprint: {type(error).__name__}: {error} ({Path(place.filename).name}, line "
+            f"{place.lineno}): this is a fault of sprint itself; please report it",
+            file=sys.stderr,
+        )
         return SprintError.exit_code
     return code
 

@@ -1,26 +1,52 @@
-"""``sprint stat``: every counter and histogram of a running engine, out of shared memory."""
+"""``sprint stat``: every counter and histogram of a running engine, out of shared memory, live."""
 
 from __future__ import annotations
 
 import argparse
+import fnmatch
+import itertools
+import math
+import sys
 import time
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 
 from bitcoin_sprint.control.commands import (
+    Cell,
     Subparsers,
     add_command,
     add_instance_option,
     print_json,
+    screen,
+    table,
 )
-from bitcoin_sprint.control.status import read_snapshot
-from bitcoin_sprint.errors import NotRunningError
+from bitcoin_sprint.errors import HostError, NotRunningError, SprintError
 from bitcoin_sprint.metrics import CountersView, HistogramSnapshot, Snapshot
 
-_PERCENTILES = (50.0, 90.0, 99.0, 99.9)
+_PERCENTILES: Final = (50.0, 90.0, 99.0, 99.9)
+_INTERVAL_S_MIN: Final = 0.1
+_INTERVAL_S_MAX: Final = 3_600.0
+_LEVELS: Final = frozenset(
+    {
+        "attempts",
+        "bodies_wanted",
+        "buffer_frames",
+        "buffer_used_frames",
+        "connected_height",
+        "headers_held",
+        "pid",
+        "since",
+        "state",
+        "subscribers",
+        "tip_height",
+        "up",
+        "zmq_topics_wanted",
+    }
+)
+"""Figures that are set, not counted: they have no rate."""
 
 
 def add(commands: Subparsers) -> None:
@@ -28,52 +54,148 @@ def add(commands: Subparsers) -> None:
     parser = add_command(
         commands,
         "stat",
-        "counters and latency histograms of every process",
-        "sprint stat ingest --watch 1",
+        "counters, rates and latency histograms of every process, live",
+        "sprint stat 'relay-*' --name 'frames_*' --once",
         run,
     )
     add_instance_option(parser)
-    parser.add_argument("process", nargs="*", help="these processes only (default: all)")
     parser.add_argument(
-        "--watch", type=float, metavar="SECONDS", help="again and again, until Ctrl-C"
+        "process", nargs="*", help="these processes only, * and ? stand for others (default: all)"
+    )
+    parser.add_argument("--name", metavar="PATTERN", help="figures of such names only, likewise")
+    parser.add_argument("--once", action="store_true", help="one look, without rates")
+    parser.add_argument(
+        "--interval",
+        type=_seconds,
+        default=1.0,
+        metavar="SECONDS",
+        help="time between two looks (default: 1)",
     )
 
 
+def _seconds(text: str) -> float:
+    """Return a time between looks, for argparse."""
+    seconds = float(text)
+    if not math.isfinite(seconds) or not _INTERVAL_S_MIN <= seconds <= _INTERVAL_S_MAX:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: must be {_INTERVAL_S_MIN:g} to {_INTERVAL_S_MAX:g}"
+        )
+    return seconds
+
+
 def run(arguments: argparse.Namespace) -> int:
-    """Run ``sprint stat``; NotRunningError when the instance has no such counters."""
-    figures = _figures(arguments)
-    if arguments.watch is None:
-        if arguments.json:
-            print_json([_plain(each) for each in figures])
-        else:
-            Console().print(_table(figures))
-        return 0
-    interval_s = max(0.1, arguments.watch)
+    """Run ``sprint stat``; NotRunningError when the instance has no such counters (any more)."""
+    looks = _looks(arguments)
     if arguments.json:
-        while True:
-            print_json([_plain(each) for each in figures])
-            time.sleep(interval_s)
-            figures = _figures(arguments)
-    with Live(_table(figures), auto_refresh=False) as live:
-        while True:
-            time.sleep(interval_s)
-            live.update(_table(_figures(arguments)), refresh=True)
+        for look in looks:
+            for each in look:
+                print_json(each)
+        return 0
+    console = screen()
+    if arguments.once or not sys.stdout.isatty():
+        for look in looks:
+            console.print(_drawn(look, console))
+        return 0
+    with Live(console=console, auto_refresh=False) as live:
+        for look in looks:
+            live.update(_drawn(look, console), refresh=True)
+    return 0
+
+
+def _looks(arguments: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
+    """Look again and again; each look has what ``--json`` gives of every process."""
+    before: dict[str, Snapshot] = {}
+    began = last = time.monotonic()
+    for number in itertools.count(1):
+        now = time.monotonic()
+        figures = _figures(arguments)
+        yield [
+            _plain(each, before.get(each["process"]), now - last, arguments.name)
+            for each in figures
+        ]
+        if arguments.once:
+            return
+        before, last = {each["process"]: each for each in figures}, now
+        time.sleep(max(0.0, began + number * arguments.interval - time.monotonic()))
 
 
 def _figures(arguments: argparse.Namespace) -> list[Snapshot]:
-    names = arguments.process or CountersView.processes(arguments.instance)
-    found = [read_snapshot(arguments.instance, name) for name in names]
-    figures = [each for each in found if each is not None]
-    if not figures:
-        wanted = ", ".join(arguments.process) or "any process"
-        raise NotRunningError(f"instance {arguments.instance} has no counters of {wanted}")
+    """Return the figures of the processes asked for. One that can't be read is told, and passed
+    over as long as there are others."""
+    there = CountersView.processes(arguments.instance)
+    wanted = arguments.process or ["*"]
+    names = [name for name in there if any(fnmatch.fnmatchcase(name, each) for each in wanted)]
+    figures: list[Snapshot] = []
+    unread: list[SprintError] = []
+    for name in names:
+        try:
+            view = CountersView.attach(arguments.instance, name)
+            try:
+                figures.append(view.snapshot())
+            finally:
+                view.close()
+        except SprintError as error:
+            unread.append(error)
+    if not any(each["alive"] for each in figures):
+        refused = [error for error in unread if isinstance(error, HostError)]
+        raise refused[0] if refused else _nobody(arguments, there, names)
+    for reason in unread:
+        if not isinstance(reason, NotRunningError):  # else it ended between two looks of ours
+            print(f"sprint: {reason}", file=sys.stderr)
     return figures
 
 
-def _plain(figures: Snapshot) -> dict[str, Any]:
-    histograms = {name: _summary(each) for name, each in figures["histograms"].items()}
-    labels = {key: text for key, text in figures["labels"].items() if not text.startswith("{")}
-    return {**figures, "labels": labels, "histograms": histograms}
+def _nobody(arguments: argparse.Namespace, there: list[str], names: list[str]) -> NotRunningError:
+    instance = arguments.instance
+    if not there:
+        return NotRunningError(f"instance {instance} does not run: it has no counters")
+    if not names:
+        wanted = ", ".join(arguments.process)
+        return NotRunningError(f"instance {instance} has no {wanted}, but {', '.join(there)}")
+    return NotRunningError(
+        f"instance {instance} does not run: of {', '.join(names)} only counters are left"
+    )
+
+
+def _plain(
+    now: Snapshot, before: Snapshot | None, seconds: float, pattern: str | None
+) -> dict[str, Any]:
+    """Return a process's figures; with their rates a second where this is not the first look."""
+    if before is not None and (before["started"] != now["started"] or seconds <= 0):
+        before = None  # another process by now
+    counters = {n: v for n, v in now["counters"].items() if _matches(n, pattern)}
+    shown: dict[str, Any] = {
+        "time_ns": time.time_ns(),
+        "process": now["process"],
+        "pid": now["pid"],
+        "alive": now["alive"],
+        "started": now["started"],
+        "heartbeat": now["heartbeat"],
+        "labels": {key: text for key, text in now["labels"].items() if not text.startswith("{")},
+        "counters": counters,
+        "histograms": {
+            name: _summary(each)
+            for name, each in now["histograms"].items()
+            if _matches(name, pattern)
+        },
+    }
+    if before is not None:
+        then = before["counters"]
+        shown["rates"] = {
+            name: round(max(0, value - then.get(name, 0)) / seconds, 1)
+            for name, value in counters.items()
+            if name.rpartition(".")[2] not in _LEVELS
+        }
+        shown["interval_histograms"] = {
+            name: _summary(each.since(before["histograms"][name]))
+            for name, each in now["histograms"].items()
+            if name in before["histograms"] and _matches(name, pattern)
+        }
+    return shown
+
+
+def _matches(name: str, pattern: str | None) -> bool:
+    return pattern is None or fnmatch.fnmatchcase(name, pattern)
 
 
 def _summary(histogram: HistogramSnapshot) -> dict[str, float]:
@@ -82,14 +204,21 @@ def _summary(histogram: HistogramSnapshot) -> dict[str, float]:
     return summary | {"max": histogram.max, "mean": round(histogram.mean, 1)}
 
 
-def _table(figures: list[Snapshot]) -> Table:
-    table = Table("process", "figure", "value", box=None)
-    for each in figures:
+def _drawn(look: Sequence[dict[str, Any]], console: Console) -> Group:
+    with_rates = any("rates" in each for each in look)
+    counts: list[list[Cell]] = []
+    times: list[list[Cell]] = []
+    for each in look:
         process = each["process"] if each["alive"] else f"{each['process']} (dead)"
         for name, value in each["counters"].items():
-            table.add_row(process, name, f"{value:,}")
-        for name, histogram in each["histograms"].items():
-            summary = _summary(histogram)
-            text = "  ".join(f"{key} {value:,.0f}" for key, value in summary.items())
-            table.add_row(process, name, text)
-    return table
+            rate = each.get("rates", {}).get(name)
+            counts.append([f"{process} {name}", value, *([rate or None] if with_rates else [])])
+        for name, summary in each.get("interval_histograms", each["histograms"]).items():
+            times.append([f"{process} {name}", *summary.values()])
+    headings = ["figure", "value", *(["a second"] if with_rates else [])]
+    parts = [table(console, headings, counts)] if counts else []
+    if times:
+        measured = "in the last interval" if with_rates else "since the start"
+        columns = ["count", "min", *(f"p{percent:g}" for percent in _PERCENTILES), "max", "mean"]
+        parts.append(table(console, [measured, *columns], times))
+    return Group(*parts)
