@@ -13,7 +13,7 @@ from bitcoin_sprint.control.process_handle import ProcessHandle
 from bitcoin_sprint.control.pulse import Pulse
 from bitcoin_sprint.control.spawner import Spawner
 from bitcoin_sprint.control.status import State
-from bitcoin_sprint.errors import SprintError
+from bitcoin_sprint.errors import HostError, SprintError
 from bitcoin_sprint.metrics import Counters
 
 
@@ -50,6 +50,11 @@ class Charge:
         return self.process is not None and self.process.running
 
     @property
+    def started(self) -> bool:
+        """Whether the process came to serve, even if it has ended since."""
+        return self._ready
+
+    @property
     def serving(self) -> bool:
         """Whether the process has come to serve, and has not ended since."""
         return self.running and self._ready
@@ -63,11 +68,11 @@ class Charge:
     async def start(self, order: Order, spawner: Spawner, timeout_s: float) -> None:
         """Start a process and wait until it serves; StartFailed when it does not."""
         self.close()
-        ours, theirs = socket.socketpair()
-        self._line = line = SupervisorEnd(ours)
         answer = None
         try:
             async with asyncio.timeout(timeout_s):
+                ours, theirs = socket.socketpair()
+                self._line = line = SupervisorEnd(ours)
                 with theirs:
                     self.process = process = await spawner.spawn(self.role, theirs)
                 self.mark(State.STARTING)
@@ -80,6 +85,9 @@ class Charge:
             raise StartFailed(f"{self.role}: not ready within {timeout_s:g} s", 1) from None
         except SprintError as error:
             raise StartFailed(str(error), error.exit_code) from None
+        except OSError as error:
+            text = f"{self.role}: cannot be started: {error.strerror}"
+            raise StartFailed(text, HostError.exit_code) from None
         if not process.running:
             said = isinstance(answer, Answer) and answer.error
             reason = said or f"died at its start ({process.ending})"

@@ -22,7 +22,7 @@ class Pulse:
         self._beat = 0
         self._looked_at = 0.0
         self.silent_s = 0.0
-        """For how long it was watched without a beat; 0 while it has no counters to beat in."""
+        """For how long it was watched without a beat; 0 while it has none to beat in."""
 
     def look(self, now_s: float, pause_s: float) -> None:
         """Look once more; ``pause_s`` is the usual time between two looks."""
@@ -42,13 +42,13 @@ class Pulse:
             self._view = None
 
     def _read(self) -> int:
-        """Return the last heartbeat; 0 when the process has no counters yet."""
-        if self._view is None:
-            try:
+        """Return the last heartbeat; 0 when the process has no counters to tell."""
+        try:
+            if self._view is None:
                 self._view = CountersView.attach(self._instance, self._role)
-            except SprintError:
-                return 0
-        pid, beat = self._view.last_heartbeat()
+            pid, beat = self._view.last_heartbeat()
+        except (SprintError, OSError):
+            return 0  # there are none yet, or somebody damaged them
         if pid != self._pid:
             self.close()  # those of a predecessor
             return 0

@@ -94,6 +94,8 @@ async def _reload(
         except SprintError as error:
             # The same words as at a start; what runs goes on as it was.
             _log.error("%s", error)
+        except OSError as error:
+            _log.error("the configuration cannot be read: %s", error)
         else:
             await supervisor.reload(new)
             logs.configure(supervisor.config.log, "sprintd")

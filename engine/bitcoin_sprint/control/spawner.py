@@ -50,10 +50,16 @@ class NurserySpawner:
         self._wanted = True
 
     def prepare(self) -> None:
-        """Have a nursery load in the background."""
+        """Have a nursery load in the background. Raises HostError."""
         if self._line is not None:
             return
         _become_subreaper()
+        try:
+            self._start_nursery()
+        except OSError as error:
+            raise HostError(f"no process can be started: {error.strerror}") from error
+
+    def _start_nursery(self) -> None:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with theirs:

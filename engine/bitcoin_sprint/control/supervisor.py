@@ -83,6 +83,7 @@ class Supervisor:
         self._stages = stages(config, extra_roles)
         self._extra: Final = tuple(extra_roles)
         self._stopping = False
+        self._adopted = False
         self._tasks: list[asyncio.Task[None]] = []
         self._looked_at = 0.0
         roles = [role for stage in self._stages for role in stage]
@@ -99,7 +100,10 @@ class Supervisor:
     # ---- life ------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Start everything that does not run yet; on failure stop all and raise StartFailed."""
+        """Start everything that does not run yet; on failure stop all and raise StartFailed.
+
+        Where processes were adopted, they serve: then a failure is a restart to be tried again.
+        """
         _log.info(
             "starting",
             extra={"instance": self._config.instance, "network": self._config.network}
@@ -249,6 +253,7 @@ class Supervisor:
                 replaced.append(found)
             else:
                 self.charges[found.role].adopt(found, self._placed)
+                self._adopted = True
                 _log.info("%s is adopted", found.role, extra={"child_pid": found.handle.pid})
         share = self._config.control.stop_timeout_ns / 1e9 / max(1, len(replaced))
         for found in reversed(replaced):
@@ -274,8 +279,14 @@ class Supervisor:
     async def _start_in_turn(self, roles: Iterable[str]) -> None:
         """Start the roles that do not run yet, each once the one before serves."""
         for role in roles:
-            if not self.charges[role].serving:
+            if self.charges[role].serving:
+                continue
+            try:
                 await self._start(self.charges[role])
+            except StartFailed as error:
+                if not self._adopted:
+                    raise
+                _log.error("%s", error, extra={"restart_in_s": self._delay_min})
 
     async def _start(self, charge: Charge) -> None:
         timeout_s = self._config.control.ready_timeout_ns / 1e9
@@ -294,22 +305,21 @@ class Supervisor:
         delay = self._delay_min
         while True:
             since = loop.time()
-            assert charge.process is not None
-            await charge.process.exited.wait()
-            if loop.time() - since > self._delay_max:
-                delay = self._delay_min
-            _log.error("%s died (%s)", charge.role, charge.ending, extra={"restart_in_s": delay})
-            while True:
-                charge.mark(State.WAITING)
-                await asyncio.sleep(delay)
-                delay = min(self._delay_max, 2 * delay)
-                charge.restarts += 1
-                self._counters["restarts"].add()
-                try:
-                    await self._start(charge)
-                    break
-                except StartFailed as error:
-                    _log.error("%s", error, extra={"restart_in_s": delay})
+            if charge.started and charge.process is not None:
+                await charge.process.exited.wait()
+                if loop.time() - since > self._delay_max:
+                    delay = self._delay_min
+                told = {"restart_in_s": delay}
+                _log.error("%s died (%s)", charge.role, charge.ending, extra=told)
+            charge.mark(State.WAITING)
+            await asyncio.sleep(delay)
+            delay = min(self._delay_max, 2 * delay)
+            charge.restarts += 1
+            self._counters["restarts"].add()
+            try:
+                await self._start(charge)
+            except StartFailed as error:
+                _log.error("%s", error, extra={"restart_in_s": delay})
 
     @property
     def _delay_min(self) -> float:

@@ -1,6 +1,7 @@
 """The supervisor with small scripts for processes: every way in which one can fail."""
 
 import asyncio
+import errno
 import importlib.metadata
 import logging
 import os
@@ -114,6 +115,12 @@ def _config(instance, **overrides):
             **keys,
         },
     )
+
+
+def _adoptable(instance, role):
+    """Whether a process listens at the role's address."""
+    with socket.socket(socket.AF_UNIX) as caller:
+        return caller.connect_ex(address_of(instance, role)) == 0
 
 
 def _starts(tmp_path, role):
@@ -345,6 +352,51 @@ async def test_the_processes_of_a_killed_supervisor_are_adopted(instance, script
     await _until(lambda: _starts(tmp_path, "ingest") == 2 and running.charges["ingest"].serving)
     await running.stop()
     assert not any(charge.running for charge in running.charges.values())
+
+
+async def test_what_cannot_be_started_beside_adopted_ones_is_tried_again(
+    instance, scripts, tmp_path, caplog
+):
+    config = _config(instance)
+    killed = await _Killed.make(config, scripts)
+    relay = killed.charges["relay-turbo"].process.pid
+    os.kill(killed.charges["ingest"].process.pid, signal.SIGKILL)
+    await _until(lambda: not _adoptable(instance, "ingest"))
+    scripts.given["ingest"] = (
+        _PRELUDE
+        + "if count < 4: end.say_failed('no room'); sys.exit(3)\n"
+        + "end.say_ready(); signal.pause()\n"
+    )
+    running = Supervisor(config, stays=True, spawner=scripts)
+    await running.start()
+    await _until(lambda: running.charges["ingest"].serving)
+    assert _starts(tmp_path, "ingest") == 4
+    assert running.charges["relay-turbo"].process.pid == relay
+    errors = [each.getMessage() for each in caplog.records if each.levelno == logging.ERROR]
+    assert errors == ["ingest: no room"] * 2
+    await running.stop()
+
+
+async def test_a_full_descriptor_table_is_a_restart_to_be_tried_again(
+    instance, scripts, monkeypatch, caplog
+):
+    running = Supervisor(_config(instance), spawner=scripts)
+    await running.start()
+    charge = running.charges["relay-turbo"]
+    real = socket.socketpair
+    refusals = [OSError(errno.EMFILE, "Too many open files")] * 3
+
+    def refuse(*arguments):
+        if refusals:
+            raise refusals.pop()
+        return real(*arguments)
+
+    monkeypatch.setattr(socket, "socketpair", refuse)
+    os.kill(charge.process.pid, signal.SIGKILL)
+    await _until(lambda: not refusals and charge.serving)
+    assert caplog.messages[1:4] == ["relay-turbo: cannot be started: Too many open files"] * 3
+    assert running.watching
+    await running.stop()
 
 
 async def test_a_process_of_another_version_is_replaced(
