@@ -4,6 +4,7 @@
 #   make run ARGS="--seconds 20"      the engine on its own simulated network, with a live table
 #   make test ARGS="-k ring"          linters, types, every test (ARGS go to pytest)
 #   make bench SUITE=ring ARGS=--json measurements beside other software
+#   make soak ARGS=--short            hours' worth of chain at full speed: does anything grow?
 #   make peers                        bring the software that tests and benches compare with
 
 PYTHON ?= python3
@@ -47,7 +48,10 @@ bench: .venv/.built
 	@test -n "$(SUITE)" || { echo "usage: make bench SUITE=<name> ARGS=--json" >&2; exit 2; }
 	@PYTHONPATH=tests exec $(BIN)/python -m bench $(SUITE) $(ARGS)
 
-bench-report prove soak fuzz install-systemd:
+soak: .venv/.built
+	@exec $(BIN)/python -m bench.soak $(ARGS)
+
+bench-report prove fuzz install-systemd:
 	@echo "make $@: does not exist yet" >&2; exit 2
 
 clean:

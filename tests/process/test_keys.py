@@ -27,8 +27,8 @@ import psutil
 import pytest
 import zmq
 from engines import Engine
-from intake_rig import rigs
-from regtest_blocks import chain_of
+from intake_rig import PEER, rigs
+from regtest_blocks import chain_of, transaction
 
 from bitcoin_sprint.chains import network
 from bitcoin_sprint.client import Subscriber
@@ -37,8 +37,9 @@ from bitcoin_sprint.config.load import DEFAULT_FILE
 from bitcoin_sprint.control.placement import place
 from bitcoin_sprint.control.topology import Core, Topology
 from bitcoin_sprint.errors import ConfigError
-from bitcoin_sprint.frames import Kind
-from bitcoin_sprint.ingest.feed import Feed, Sink
+from bitcoin_sprint.frames import Kind, Level
+from bitcoin_sprint.ingest.feed import NO_STAMPS, Feed, Sink, Verdict
+from bitcoin_sprint.ingest.process import transaction_frames
 from bitcoin_sprint.ingest.simulator.process import Simulation
 from bitcoin_sprint.ingest.sources import SourceTable, build_feeds, node_sources
 from bitcoin_sprint.metrics import CountersView
@@ -274,6 +275,18 @@ def _replayed_s(folder: Path, **overrides: object) -> float:
     return asyncio.run(replay())
 
 
+def _transaction_verdicts(count: int, *again: int, **overrides: object) -> list[Verdict]:
+    """What becomes of ``count`` transactions of a peer, then of those ``again``."""
+    config, regtest = load(None, overrides), network("regtest")
+    with rigs() as made:
+        rig = made.start()
+        frames = transaction_frames(config, rig.tx_writer, regtest, lambda: 0.0)
+        return [
+            frames.take(PEER, transaction(number)[0], NO_STAMPS, Level.UNVERIFIED).verdict
+            for number in (*range(count), *again)
+        ]
+
+
 def _simulation(**keys: object) -> Simulation:
     overrides = {f"sim.{name}": value for name, value in keys.items()}
     config = load(None, {"network": "regtest", "sim.enabled": True, **overrides})
@@ -412,6 +425,17 @@ def _check_replay_speed(_seen):
 def _check_replay_delay(_seen):
     with tempfile.TemporaryDirectory() as folder:
         assert _replayed_s(Path(folder), **{"ingest.replay_delay": "400ms"}) >= 0.4
+
+
+def _check_peer_transactions_per_s(_seen):
+    verdicts = _transaction_verdicts(13, **{"ingest.peer_transactions_per_s": 1})
+    assert verdicts[:10] == [Verdict.ACCEPTED] * 10
+    assert verdicts[10:] == [Verdict.REFUSED] * 3
+
+
+def _check_transactions_remembered(_seen):
+    verdicts = _transaction_verdicts(1_001, 0, 1_000, **{"ingest.transactions_remembered": 1_000})
+    assert verdicts[1_001:] == [Verdict.ACCEPTED, Verdict.DUPLICATE]
 
 
 def _check_sim_enabled(seen):
@@ -617,6 +641,8 @@ CHECKS: dict[str, Any] = {
     "ingest.p2p": _check_ingest_p2p,
     "ingest.dns_seeds": _check_dns_seeds,
     "ingest.outbound_count": _check_outbound_count,
+    "ingest.peer_transactions_per_s": _check_peer_transactions_per_s,
+    "ingest.transactions_remembered": _check_transactions_remembered,
     "ingest.replay": _check_replay,
     "ingest.replay_speed": _check_replay_speed,
     "ingest.replay_delay": _check_replay_delay,

@@ -60,6 +60,8 @@ class IngestConfig(msgspec.Struct, frozen=True):
     dns_seeds: bool
     outbound_count: Annotated[int, Meta(ge=0, le=64)]
     zmq: tuple[NodeConfig, ...]
+    peer_transactions_per_s: Annotated[int, Meta(ge=1, le=1_000_000)]
+    transactions_remembered: Annotated[int, Meta(ge=1_000, le=100_000_000)]
     replay: tuple[str, ...]
     replay_speed: Annotated[float, Meta(ge=0, le=1_000_000)]
     replay_delay_ns: Annotated[int, Meta(ge=0, le=_HOUR)]
@@ -70,7 +72,7 @@ class SimConfig(msgspec.Struct, frozen=True):
 
     enabled: bool
     port: Port
-    interval_ns: Annotated[int, Meta(ge=_MS, le=_HOUR)]
+    interval_ns: Annotated[int, Meta(ge=0, le=_HOUR)]
     transactions_min: Annotated[int, Meta(ge=0, le=100_000)]
     transactions_max: Annotated[int, Meta(ge=0, le=100_000)]
     reorg_every: Annotated[int, Meta(ge=0, le=1_000_000)]

@@ -115,7 +115,7 @@ class Ingest:
             network,
             self.chain,
             BlockFrames(rings.blocks, rings.own_blocks, network),
-            TransactionFrames(rings.tx, network, clock),
+            transaction_frames(config, rings.tx, network, clock),
             fetcher,
             IntakeCounters(counters),
             nodes=[source for source in nodes if source.trusted],
@@ -165,6 +165,19 @@ class Ingest:
                 holds.cancel()
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, FEED_RESTART_MAX_S)
+
+
+def transaction_frames(
+    config: Config, writer: Writer, network: Network, clock: Callable[[], float]
+) -> TransactionFrames:
+    """Make the writing side of the ring ``tx`` as it is configured."""
+    return TransactionFrames(
+        writer,
+        network,
+        clock,
+        remembered_max=config.ingest.transactions_remembered,
+        per_s_max=config.ingest.peer_transactions_per_s,
+    )
 
 
 def main(config: Config, ready: Callable[[], None]) -> None:

@@ -25,25 +25,38 @@ from bitcoin_sprint.ingest.token_bucket import TokenBucket
 from bitcoin_sprint.ring import Writer
 from bitcoin_sprint.validate import prove_transaction
 
-SEEN_MAX: Final = 200_000
-TRANSACTIONS_PER_S: Final = 1_000.0
-TRANSACTIONS_BURST: Final = 10_000.0
-BYTES_PER_S: Final = 2_000_000.0
-BYTES_BURST: Final = 16_000_000.0
+TRANSACTION_BYTES: Final = 2_000
+"""Bytes that a source's bound allows for each of its transactions, on average."""
+TRANSACTIONS_BURST_S: Final = 10.0
+BYTES_BURST_S: Final = 8.0
+"""How many seconds' worth of its bounds a source that was quiet may bring at once."""
 TRANSACTION_BYTES_MAX: Final = 4_000_000
 
 
 class TransactionFrames:
-    """The writing side of the ring ``tx``. One thread; ``writer`` is borrowed."""
+    """The writing side of the ring ``tx``. One thread; ``writer`` is borrowed.
 
-    def __init__(self, writer: Writer, network: Network, clock: Callable[[], float]) -> None:
+    ``remembered_max``: transactions that are known again when another copy comes;
+    ``per_s_max``: what one source may bring a second that vouches for nothing.
+    """
+
+    def __init__(
+        self,
+        writer: Writer,
+        network: Network,
+        clock: Callable[[], float],
+        *,
+        remembered_max: int = 200_000,
+        per_s_max: int = 1_000,
+    ) -> None:
         self._writer = writer
         self._network = network
         self._chain = network.chain
         self._clock = clock
-        self._seen_wtxids = SeenSet(SEEN_MAX)
+        self._seen_wtxids = SeenSet(remembered_max)
         # Level at which a txid went out last.
-        self._levels: BoundedMap[Level] = BoundedMap(SEEN_MAX)
+        self._levels: BoundedMap[Level] = BoundedMap(remembered_max)
+        self._per_s_max = per_s_max
         self._buckets: dict[int, tuple[TokenBucket, TokenBucket]] = {}
 
     def knows(self, hash: bytes) -> bool:
@@ -104,9 +117,10 @@ class TransactionFrames:
         now = self._clock()
         buckets = self._buckets.get(source.index)
         if buckets is None:
+            rate, bytes_per_s = self._per_s_max, self._per_s_max * TRANSACTION_BYTES
             buckets = self._buckets[source.index] = (
-                TokenBucket(TRANSACTIONS_PER_S, TRANSACTIONS_BURST, now),
-                TokenBucket(BYTES_PER_S, BYTES_BURST, now),
+                TokenBucket(rate, rate * TRANSACTIONS_BURST_S, now),
+                TokenBucket(bytes_per_s, bytes_per_s * BYTES_BURST_S, now),
             )
         counts, byte_counts = buckets
         return counts.take(1, now) and byte_counts.take(length, now)

@@ -75,7 +75,7 @@ def test_a_flag_that_was_not_given_changes_nothing():
         ("ring.blocks_slots", True, ["True", "whole number"]),
         ("ring.mode", "999", ["'999'", "octal"]),
         ("ring.mode", 640, ["640", "octal"]),
-        ("sim.interval", "0.1ms", ["'0.1ms'", "must be 1ms to 1h"]),
+        ("sim.interval", "61min", ["'61min'", "must be 0s to 1h"]),
         ("sim.interval", 500, ["500", '"500us"']),
         ("log.level", "loud", ["'loud'", "debug, info, warning, error"]),
         ("use_direct_p2p", "maybe", ["'maybe'", "true or false"]),

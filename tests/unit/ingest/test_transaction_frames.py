@@ -86,8 +86,7 @@ def test_a_malformed_transaction_is_refused_and_its_sender_punished(
 def test_a_flood_is_cut_off_for_its_peer_alone_and_not_punished(
     start: Rigs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transaction_frames, "TRANSACTIONS_BURST", 10.0)
-    monkeypatch.setattr(transaction_frames, "TRANSACTIONS_PER_S", 2.0)
+    monkeypatch.setattr(transaction_frames, "TRANSACTIONS_BURST_S", 0.01)
     rig = start.start()
     outcomes = [rig.intake.on_transaction(PEER, transaction(n)[0]) for n in range(15)]
     limited = [each for each in outcomes if each.verdict is Verdict.REFUSED]

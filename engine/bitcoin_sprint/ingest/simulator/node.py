@@ -33,6 +33,7 @@ REQUESTED_MAX: Final = 100_000
 HANDSHAKE_SECONDS_MAX: Final = 30.0
 WRITE_BUFFER_BYTES_MAX: Final = 1 << 20
 TRANSACTIONS_KEPT: Final = 50_000
+SETTLE_ROUNDS: Final = 2
 ANNOUNCED_HEADERS_MAX: Final = 8
 """Headers in one announcement; Core expects no more (``MAX_BLOCKS_TO_ANNOUNCE``)."""
 
@@ -77,6 +78,7 @@ class _Peer(asyncio.BufferedProtocol):
         self._wants_headers = False
         self._timeout: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
+        self._pinged: dict[int, asyncio.Future[None]] = {}
         self.ready = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -94,6 +96,8 @@ class _Peer(asyncio.BufferedProtocol):
             self._timeout.cancel()
         self._node.peers.discard(self)
         self._transport = None
+        for nonce in list(self._pinged):
+            self._answered(nonce)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
         return self._reader.buffer()
@@ -144,6 +148,8 @@ class _Peer(asyncio.BufferedProtocol):
                 self._wants_headers = True
             case p2p.Ping():
                 self._send(p2p.Pong(message.nonce))
+            case p2p.Pong():
+                self._answered(message.nonce)
             case p2p.GetHeaders():
                 chain = self._node.chain
                 headers = chain.headers_after(message.locator, message.stop, p2p.HEADERS_COUNT_MAX)
@@ -177,6 +183,18 @@ class _Peer(asyncio.BufferedProtocol):
             items = [p2p.InvItem(p2p.InvType.TX, each.txid) for each in transactions]
         for start in range(0, len(items), p2p.INVENTORY_COUNT_MAX):
             self._send(p2p.Inv(items[start : start + p2p.INVENTORY_COUNT_MAX]))
+
+    def ping(self, nonce: int) -> asyncio.Future[None]:
+        """Ask for an answer, which comes once all that was said before is taken, or it is gone."""
+        answered = asyncio.get_running_loop().create_future()
+        self._pinged[nonce] = answered
+        self._send(p2p.Ping(nonce))
+        return answered
+
+    def _answered(self, nonce: int) -> None:
+        answered = self._pinged.pop(nonce, None)
+        if answered is not None and not answered.done():
+            answered.set_result(None)
 
     def _greet(self, version: p2p.Version) -> None:
         if self._version is not None:
@@ -266,6 +284,7 @@ class SimNode:
         self._server: asyncio.Server | None = None
         self._frame: tuple[bytes, bytes, bytes] | None = None
         self._nonce = time.time_ns()
+        self._pings = 0
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -277,6 +296,11 @@ class SimNode:
         if self._server is None or not self._server.sockets:
             return 0
         return int(self._server.sockets[0].getsockname()[1])
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether any peer is there."""
+        return any(peer.ready for peer in self.peers)
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
         """Listen. Raises OSError where the port is taken."""
@@ -300,6 +324,15 @@ class SimNode:
         """Tell every peer of transactions new in the mempool; they must be on the shelf."""
         for peer in self._ready():
             peer.announce_transactions(transactions)
+
+    async def settle(self, timeout_s: float) -> None:
+        """Wait until every peer has taken what it was told, or ``timeout_s`` are over."""
+        for _ in range(SETTLE_ROUNDS):
+            # What a peer asked for on our word follows its first answer.
+            self._pings += 1
+            answers = [peer.ping(self._pings) for peer in self._ready()]
+            if answers:
+                await asyncio.wait(answers, timeout=timeout_s)
 
     def count(self, name: str) -> None:
         self._counts[name] += 1

@@ -1,7 +1,9 @@
 """The simulator at work: blocks and transactions in time, served on loopback, until stopped.
 
 Blocks follow an absolute schedule, so that a slow moment does not stretch the mean interval; the
-transactions of a block are made and announced in small portions before it. A run of ``main`` obeys
+transactions of a block are made and announced in small portions before it. With an interval of 0
+the peers set the pace: each portion and each block waits until they have taken the one before. What
+it counts is in its counters (``sprint stat sim``). A run of ``main`` obeys
 SIGTERM and SIGINT (stop), SIGUSR1 (a reorg now) and SIGUSR2 (the next block at 4,000,000 weight
 units).
 """
@@ -25,21 +27,41 @@ from bitcoin_sprint.config.schema import SimConfig
 from bitcoin_sprint.errors import ConfigError, HostError
 from bitcoin_sprint.ingest.simulator.blocks import WEIGHT_MAX, SimBlock
 from bitcoin_sprint.ingest.simulator.chain import Reorg, SimChain
-from bitcoin_sprint.ingest.simulator.node import SimNode, TransactionShelf
+from bitcoin_sprint.ingest.simulator.node import TRANSACTIONS_KEPT, SimNode, TransactionShelf
 from bitcoin_sprint.metrics import Counters
 from bitcoin_sprint.ports import refusal
 
 PORTION: Final = 10
 """Transactions made and announced at a time: few, as on a network, where they come one by one."""
+FULL_SPEED_PORTION: Final = 100
+SETTLE_S: Final = 2.0
+"""How long, at full speed, a peer that doesn't answer is waited for."""
+TRANSACTIONS_KEPT_MIN: Final = 5_000
+BODIES_BYTES_MIN: Final = 16 << 20
+BODIES_BYTES_MAX: Final = 128 << 20
+KEPT_BLOCKS: Final = 24
+"""Of so many largest blocks the bodies are kept, and half as many blocks' transactions."""
+COUNTERS: Final = (
+    "blocks",
+    "transactions",
+    "reorgs",
+    "height",
+    "mempool",
+    "peers",
+    "handshakes",
+    "peers_dropped",
+    "blocks_served",
+    "transactions_served",
+)
 COINS_FACTOR: Final = 5
 """Spendable coins kept, in multiples of the transactions of the largest block."""
 COINS_MIN: Final = 2_000
 
-COUNTERS: Final = ("blocks", "transactions", "reorgs")
-
 _REPORT_S = 1.0
+_NOBODY_S = 0.02
 _JITTER = 0.2
 _TRANSACTIONS_OF_FULL_BLOCK = 4_000
+_BYTES_OF_TRANSACTION = 500
 _ANNOUNCED_BY = 0.85
 """Part of a block's interval within which its transactions are announced."""
 
@@ -54,9 +76,10 @@ class Simulation:
         sim: SimConfig,
         *,
         clock: Callable[[], float] = time.time,
-        bodies_max_bytes: int = 128 << 20,
+        bodies_max_bytes: int | None = None,
     ) -> None:
-        """``clock`` gives the time, in seconds, that new blocks carry."""
+        """``clock`` gives the time, in seconds, that new blocks carry; ``bodies_max_bytes``: None
+        for what ``KEPT_BLOCKS`` take."""
         if sim.transactions_min > sim.transactions_max:
             raise ConfigError(
                 f"sim.transactions_min: {sim.transactions_min} is above sim.transactions_max, "
@@ -66,6 +89,9 @@ class Simulation:
         self._clock = clock
         self._rng = random.Random(sim.seed ^ 0x5350_5249_4E54)
         largest = min(sim.transactions_max, _TRANSACTIONS_OF_FULL_BLOCK)
+        if bodies_max_bytes is None:
+            wanted = KEPT_BLOCKS * largest * _BYTES_OF_TRANSACTION
+            bodies_max_bytes = min(BODIES_BYTES_MAX, max(BODIES_BYTES_MIN, wanted))
         self.chain = SimChain(
             network("regtest"),
             seed=sim.seed,
@@ -73,7 +99,8 @@ class Simulation:
             reorg_depth_max=sim.reorg_depth_max,
             bodies_max_bytes=bodies_max_bytes,
         )
-        self.shelf = TransactionShelf()
+        kept = KEPT_BLOCKS // 2 * largest
+        self.shelf = TransactionShelf(max(TRANSACTIONS_KEPT_MIN, min(TRANSACTIONS_KEPT, kept)))
         self.nodes: list[SimNode] = []
         self._reorg_in = self._draw_reorg()
         self._full_next = False
@@ -99,6 +126,8 @@ class Simulation:
 
     async def run(self) -> None:
         """Mine on schedule until cancelled."""
+        if not self._sim.interval_ns:
+            await self._run_at_full_speed()
         loop = asyncio.get_running_loop()
         interval = self._sim.interval_ns / 1e9
         due = loop.time()
@@ -110,6 +139,23 @@ class Simulation:
             self.step()
             # After a stall (a suspended host) go on from now instead of catching up in a burst.
             due = max(due, loop.time() - interval)
+
+    async def _run_at_full_speed(self) -> None:
+        while True:
+            while not any(node.is_heard for node in self.nodes):
+                await asyncio.sleep(_NOBODY_S)
+            left = self._transactions_of_next_block()
+            while left > 0:
+                self.add_transactions(min(FULL_SPEED_PORTION, left))
+                left -= FULL_SPEED_PORTION
+                await self._settle()
+            self.step()
+            await self._settle()
+
+    async def _settle(self) -> None:
+        """Wait until every peer has taken all that it was told."""
+        await asyncio.gather(*(node.settle(SETTLE_S) for node in self.nodes))
+        await asyncio.sleep(0)
 
     def step(self) -> Sequence[SimBlock]:
         """The next block, or the reorg that is due; mined and announced."""
@@ -156,7 +202,12 @@ class Simulation:
 
     def snapshot(self) -> Mapping[str, int]:
         """Counts so far, those of all nodes added up."""
-        totals = dict(self.counts, height=self.chain.height)
+        totals = dict(
+            self.counts,
+            height=self.chain.height,
+            mempool=len(self.chain.mempool),
+            peers=sum(len(node.peers) for node in self.nodes),
+        )
         for node in self.nodes:
             for name, value in node.counts.items():
                 totals[name] = totals.get(name, 0) + value
@@ -165,13 +216,17 @@ class Simulation:
     async def _announce(self, start: float, seconds: float) -> None:
         """The transactions of the next block, spread over most of its interval."""
         loop = asyncio.get_running_loop()
-        total = self._rng.randint(self._sim.transactions_min, self._sim.transactions_max)
-        total -= len(self.chain.mempool)
+        total = self._transactions_of_next_block()
         portions = -(-total // PORTION)
         for index in range(portions):
             at = start + seconds * _ANNOUNCED_BY * (index + 0.5) / portions
             await asyncio.sleep(max(0.0, at - loop.time()))
             self.add_transactions(min(PORTION, total - index * PORTION))
+
+    def _transactions_of_next_block(self) -> int:
+        """How many more transactions the next block is to find waiting."""
+        total = self._rng.randint(self._sim.transactions_min, self._sim.transactions_max)
+        return total - len(self.chain.mempool)
 
     def _announce_blocks(self, blocks: Sequence[SimBlock]) -> None:
         for node in self.nodes:
@@ -228,6 +283,6 @@ async def _report(simulation: Simulation, counters: Counters) -> None:
     """Show that we live, and what was mined, until cancelled."""
     while True:
         counters.heartbeat()
-        for name in COUNTERS:
-            counters[name].set(simulation.counts[name])
+        for name, value in simulation.snapshot().items():
+            counters[name].set(value)
         await asyncio.sleep(_REPORT_S)

@@ -22,8 +22,10 @@ from bitcoin_sprint.config import load
 from bitcoin_sprint.config.schema import Config, SimConfig
 from bitcoin_sprint.errors import ConfigError, HostError
 from bitcoin_sprint.ingest import p2p_messages as p2p
+from bitcoin_sprint.ingest.simulator import process
 from bitcoin_sprint.ingest.simulator.blocks import WEIGHT_MAX
 from bitcoin_sprint.ingest.simulator.process import Simulation, main
+from bitcoin_sprint.metrics import CountersView
 
 REGTEST = network("regtest")
 
@@ -76,6 +78,26 @@ async def test_transactions_are_announced_before_the_block_that_holds_them() -> 
     assert 20 <= len(announced) <= 40
     transactions = [simulation.shelf.get(each) for each in announced]
     assert all(each is not None and each.raw in block for each in transactions)
+
+
+async def test_at_full_speed_its_peers_set_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "SETTLE_S", 60.0)
+    async with running(sim_config(interval_ns=0)) as simulation:
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert simulation.counts["blocks"] == 0, "nobody is there"
+        async with P2PClient(REGTEST, simulation.nodes[0].port) as client:
+            blocks = 0
+            while blocks < 5:
+                message = await client.read()
+                if isinstance(message, p2p.Ping):
+                    client.send(p2p.Pong(message.nonce))
+                blocks += len(message.headers) if isinstance(message, p2p.Headers) else 0
+            await client.expect(p2p.Ping)
+            counts = dict(simulation.counts)
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert simulation.counts == counts, "its ping is not answered yet"
 
 
 async def test_reorgs_come_by_themselves_and_stay_within_their_depth() -> None:
@@ -149,7 +171,8 @@ main(Config.decode(sys.stdin.buffer.read()))
 
 async def test_the_process_obeys_its_signals(tmp_path: Path) -> None:
     config = whole_config(port=free_port(), interval_ns=50_000_000)
-    config = msgspec.structs.replace(config, data_dir=str(tmp_path))
+    instance = f"t{os.getpid()}-sim"
+    config = msgspec.structs.replace(config, data_dir=str(tmp_path), instance=instance)
     # The headers of a chain that ended with its node: the new chain would be a fork of it.
     config.headers_path.write_bytes(b"the run before")
     child = subprocess.Popen([sys.executable, "-c", CHILD], stdin=subprocess.PIPE)
@@ -164,11 +187,26 @@ async def test_the_process_obeys_its_signals(tmp_path: Path) -> None:
             os.kill(child.pid, signal.SIGUSR1)
             while len((await client.expect(p2p.Headers)).headers) < 2:
                 pass
+            async with asyncio.timeout(20):
+                while not (counters := counted(instance))["reorgs"]:
+                    await asyncio.sleep(0.02)
+        assert counters["blocks"] >= 2
+        assert counters["peers"] == counters["handshakes"] == 1
+        assert counters["height"] > 100
         child.terminate()
         assert await asyncio.to_thread(child.wait, 10) == 0
     finally:
         child.kill()
         child.wait()
+
+
+def counted(instance: str) -> dict[str, int]:
+    view = CountersView.attach(instance, "sim")
+    try:
+        counters: dict[str, int] = view.snapshot()["counters"]
+    finally:
+        view.close()
+    return counters
 
 
 async def listening(port: int, child: subprocess.Popen[bytes]) -> None:
