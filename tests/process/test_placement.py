@@ -53,6 +53,18 @@ def _locked_kib(process):
     return next(int(line.split()[1]) for line in lines if line.startswith("VmLck"))
 
 
+def _absent_kib(process, name):
+    """How much of the mappings of a file has no page yet."""
+    absent, mine = 0, False
+    for line in Path(f"/proc/{process['pid']}/smaps").read_text().splitlines():
+        field, *rest = line.split()
+        if not field.endswith(":"):
+            mine = bool(rest) and rest[-1].endswith(name)
+        elif mine and field in ("Size:", "Rss:"):
+            absent += int(rest[0]) if field == "Size:" else -int(rest[0])
+    return absent
+
+
 def _warnings(engine):
     return [each["message"] for each in engine.events() if each["level"] not in ("info", "debug")]
 
@@ -71,6 +83,9 @@ def test_with_a_core_to_spare_the_hot_process_is_pinned(engine):
     assert (_nice(found["relay-free"]), _nice(found["ingest"])) == (10, 0)
     assert found["relay-free"]["placement"]["nice"] == 10
     assert found["ingest"]["placement"]["memory_locked"] == (_locked_kib(found["ingest"]) > 0)
+    # No frame is the first to touch its page, whoever reads it.
+    for role in ("ingest", "relay-free"):
+        assert _absent_kib(found[role], f"sprint.{running.instance}.blocks") == 0
     assert running.status()["placement"] == "1 hot process, 2 cores"
 
 

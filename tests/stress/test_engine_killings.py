@@ -1,5 +1,6 @@
 """Kill parts of an engine at random, again and again, under load: it is back, and nobody who
-reads what it serves sees a wrong byte."""
+reads what it serves sees a wrong byte. 12 killings here, each way of killing among them;
+SPRINT_STRESS_ENGINE_KILLINGS=100 is the full run."""
 
 from __future__ import annotations
 

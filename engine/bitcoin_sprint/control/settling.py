@@ -6,8 +6,10 @@ and what is loaded is kept out of every garbage collection. Nothing here is fata
 refuses is told in ``Settled.reasons`` and the process runs without.
 
 Memory is locked as it is touched (``MCL_ONFAULT``), so that neither stacks nor pools that nobody
-uses are filled, and only where the limit is none: under a finite ``RLIMIT_MEMLOCK``, locking what
-comes later (``MCL_FUTURE``) would one day make an ordinary allocation fail.
+uses are filled; once the rings are attached, because under that lock the kernel maps no page ahead
+(``MAP_POPULATE``), and frames would be the first to touch theirs; and only where the limit is none:
+within a finite ``RLIMIT_MEMLOCK``, locking what comes later (``MCL_FUTURE``) would one day make an
+ordinary allocation fail.
 """
 
 from __future__ import annotations
@@ -95,8 +97,6 @@ class Settling:
                 self._try("core", lambda: os.sched_setaffinity(0, seat.start_cpus))
             if seat.hot:
                 self._try("timer_slack_ns", _shorten_timer_slack)
-            if seat.lock_memory:
-                self._memory_locked = self._try("memory_locked", _lock_memory)
         label_process(SETTLED, self._as_label(gc_frozen=False))
 
     def finish(self) -> None:
@@ -105,6 +105,8 @@ class Settling:
         if seat.optimized:
             if seat.cpus:
                 self._try("core", self._spread)
+            if seat.lock_memory:
+                self._memory_locked = self._try("memory_locked", _lock_memory)
             # What is loaded by now lives as long as the process: keep it out of every collection.
             gc.collect()
             gc.freeze()
