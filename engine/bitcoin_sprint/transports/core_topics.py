@@ -25,6 +25,7 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from bitcoin_sprint.episode import Episode
 from bitcoin_sprint.errors import Closed, ProtocolError
 from bitcoin_sprint.frames import Kind, Level, Mempool, MempoolAction, Tip, TipAction
 from bitcoin_sprint.ring import Frame, Reader, Ring
@@ -55,6 +56,7 @@ class CoreTopics:
         self._rings: tuple[Ring, Ring] | None = None
         self._merged: _Merged | None = None
         self._under_way: Iterator[None] | None = None
+        self._losses: Episode[str] = Episode("core topics")
         self.lost = 0
         """Frames, or bodies that a frame named, which the ring had overwritten."""
 
@@ -133,6 +135,7 @@ class CoreTopics:
             if self._under_way is None:
                 frame = self._next()
                 if frame is None:
+                    self._losses.end(lost=self.lost)  # caught up
                     return False
                 self._under_way = self._messages_of(frame)
             if next(self._under_way, self) is self:
@@ -207,7 +210,8 @@ class CoreTopics:
 
     def _count_lost(self, what: str) -> None:
         self.lost += 1
-        _log.warning("core topics: overwritten before it was sent", extra={"what": what})
+        text = f"{what} was overwritten before it was sent: more comes than this host can relay"
+        self._losses.fail("overwritten", text)
 
 
 class _Merged:

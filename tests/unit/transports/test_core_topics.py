@@ -1,3 +1,4 @@
+import logging
 import struct
 
 import pytest
@@ -224,6 +225,15 @@ def test_overwritten_frames_leave_a_hole_in_every_ordered_topic():
     finally:
         rig.close()
         rings.close()
+
+
+def test_losses_are_told_once_an_episode(rings, rig, caplog):
+    for number in range(5):
+        rings.tip(TipAction.CONNECTED, HASH, rings.block([b"x"], OTHER) if number else 0)
+    rig.run()
+    assert rig.topics.lost == 10
+    told = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert ["overwritten before it was sent" in record.getMessage() for record in told] == [True]
 
 
 def test_a_ring_that_ends_is_told_and_a_fresh_one_can_be_followed(rings, rig):
