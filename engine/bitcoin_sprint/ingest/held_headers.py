@@ -137,6 +137,11 @@ class FutureHeaders:
         self._held_by_source[source.index] += 1
         return True
 
+    @property
+    def due_last(self) -> float:
+        """When the last of them will be tried, Unix time; 0 where there is none."""
+        return max(self._due.values(), default=0.0)
+
     def take_due(self, now: float) -> Sequence[tuple[Source, bytes]]:
         """Return (source, header) of those whose time has come, parents first, and forget them."""
         due = []

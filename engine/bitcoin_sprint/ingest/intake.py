@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from bitcoin_sprint.chains import Network
+from bitcoin_sprint.episode import Episode
 from bitcoin_sprint.errors import BlockRefused, HeaderRefused, HostError, RingError
 from bitcoin_sprint.frames import Level, MempoolAction, TipAction
 from bitcoin_sprint.ingest.block_frames import BlockFrames
@@ -33,7 +34,12 @@ from bitcoin_sprint.ingest.feed import (
     Stamps,
     Verdict,
 )
-from bitcoin_sprint.ingest.header_intake import HEADER_BYTES, Admission, HeaderIntake
+from bitcoin_sprint.ingest.header_intake import (
+    HEADER_BYTES,
+    TIME_AHEAD_S,
+    Admission,
+    HeaderIntake,
+)
 from bitcoin_sprint.ingest.intake_counters import IntakeCounters
 from bitcoin_sprint.ingest.lone_blocks import LoneBlocks
 from bitcoin_sprint.ingest.node_words import MempoolEvent, NodeWords
@@ -52,6 +58,7 @@ _log = logging.getLogger(__name__)
 
 BODIES_WANTED_MAX: Final = 16
 """Bodies asked for at a time while catching up."""
+SAVE_RETRY_S: Final = 1.0
 BULK_PAUSE_S: Final = 5.0
 """How long after a full batch of new headers the next one is waited for."""
 
@@ -96,7 +103,9 @@ class Intake:
         self._words = NodeWords(chain, self, nodes, clock, connected, on_wait)
         self._bulk_until: float | None = None
         self._bulk_source = OURSELVES
-        self._save_failed = False
+        self._saving: Episode[str] = Episode("header chain", clock=clock)
+        self._save_at = 0.0
+        self._clock_watch: Episode[str] = Episode("host clock", clock=clock)
 
     # --- what feeds say -----------------------------------------------------------------------
 
@@ -273,6 +282,7 @@ class Intake:
         self._ask_for_missing()
         self._fetcher.tick()
         self._save_headers()
+        self._look_at_clock()
         self._counters.follow(self._headers, self._words, self._fetcher, self.tip)
 
     # --- what the words of nodes need (WordSink) ----------------------------------------------
@@ -396,15 +406,30 @@ class Intake:
         self._words.drain()
 
     def _save_headers(self) -> None:
+        if self._clock() < self._save_at:
+            return
         """Save the header chain; a disk that refuses is told of once, and costs a slow restart."""
         try:
             self.chain.save()
         except HostError as error:
-            if not self._save_failed:
-                _log.error("the header chain can't be saved: %s", error)
-            self._save_failed = True
+            self._save_at = self._clock() + SAVE_RETRY_S
+            self._saving.fail("disk", f"{error}; it goes on in memory")
         else:
-            self._save_failed = False
+            self._saving.end()
+
+    def _look_at_clock(self) -> None:
+        """Tell of blocks that wait for their time to come: most likely it is our clock's fault."""
+        future = self._headers.future
+        if not future:
+            self._clock_watch.end()
+            return
+        ahead_s = future.due_last - self._unix_time() + TIME_AHEAD_S
+        self._clock_watch.fail(
+            "behind",
+            f"a block's time is {ahead_s / 3600:.1f} h ahead of it, and the block held until it "
+            "is 2 h ahead; is the clock right? (timedatectl)",
+            is_attempt=False,
+        )
 
     def _is_best(self, entry: HeaderEntry | None) -> bool:
         return entry is not None and entry.hash == self.chain.best.hash

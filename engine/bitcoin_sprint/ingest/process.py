@@ -106,7 +106,7 @@ class Ingest:
         self._rings = rings
         self._counters = counters
         table = SourceTable(rings.set_source)
-        self.chain = HeaderChain.open(network, header_file(config))
+        self.chain = open_chain(config, network)
         self._pace = Pace()
         fetcher = BodyFetcher(on_request=self._pace.hurry)
         self._clock = clock = asyncio.get_running_loop().time
@@ -198,6 +198,29 @@ def header_file(config: Config) -> Path:
     return config.headers_path
 
 
+def open_chain(config: Config, network: Network) -> HeaderChain:
+    """The header chain from its file; from memory alone where the disk refuses that.
+
+    Raises ConfigError for another network's file, WriterActive where another instance has it.
+    """
+    try:
+        return HeaderChain.open(network, header_file(config))
+    except HostError as error:
+        _log.warning("%s; the header chain is kept in memory, and asked for at each start", error)
+        return HeaderChain.open(network)
+
+
+@contextlib.contextmanager
+def _closing_chain(chain: HeaderChain) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        try:
+            chain.close()
+        except HostError as error:
+            _log.warning("%s; the newest are asked for again at the next start", error)
+
+
 async def _run(config: Config, ready: Callable[[], None]) -> None:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -241,7 +264,7 @@ def _owned(config: Config) -> Iterator[Ingest]:
         )
         with contextlib.closing(counters):
             ingest = Ingest(config, known, rings, counters)
-            with contextlib.closing(ingest.chain):
+            with _closing_chain(ingest.chain):
                 yield ingest
 
 

@@ -241,7 +241,7 @@ def _create_locked(name: str, size_bytes: int, mode: int, group_id: int) -> int:
             _unlink_stale(name)
             continue
         except (OSError, posix_ipc.PermissionsError) as error:
-            raise HostError(f"cannot create shared memory {name}: {error}") from error
+            raise HostError(f"/dev/shm: cannot create {name}: {error}") from error
         descriptor = int(shared.fd)
         # Before it was locked another process may have taken it for a dead one's and removed it.
         if not _lock(descriptor) or not _is_named(descriptor, name):
@@ -256,7 +256,8 @@ def _create_locked(name: str, size_bytes: int, mode: int, group_id: int) -> int:
             _unlink(name)
             os.close(descriptor)
             raise HostError(
-                f"shared memory {name}: cannot have {size_bytes} bytes: {error.strerror}"
+                f"/dev/shm: cannot have {size_bytes} bytes for {name}: {error.strerror}; make it "
+                "bigger (docker run --shm-size=512m)"
             ) from error
         return descriptor
     raise WriterActive(f"{name}: other processes keep creating it")
@@ -269,7 +270,10 @@ def _unlink_stale(name: str) -> None:
     except posix_ipc.ExistentialError:
         return
     except (OSError, posix_ipc.PermissionsError) as error:
-        raise HostError(f"shared memory {name} belongs to someone else: {error}") from error
+        raise HostError(
+            f"/dev/shm{name} belongs to another user: {error}; remove it, or choose another "
+            "instance"
+        ) from error
     try:
         if not _lock(shared.fd):
             raise WriterActive(f"{name}: another living process writes it")

@@ -11,6 +11,7 @@ again. One process at a time: the file is locked for as long as it is open.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import struct
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from bitcoin_sprint.chains import Network
-from bitcoin_sprint.errors import ConfigError, HostError
+from bitcoin_sprint.errors import ConfigError, HostError, WriterActive
 
 _MAGIC: Final = b"SPHDRS01"
 _HEAD: Final = struct.Struct("<8s4sI32s12x")
@@ -37,7 +38,7 @@ class HeaderFile:
         """Open or create; lock; check that it belongs to this network and root.
 
         Raises ConfigError for another network's or a foreign file, HostError where the system
-        refuses or another process has it.
+        refuses, WriterActive where another process has it.
         """
         self.path = path
         head = _HEAD.pack(_MAGIC, network.magic, root_height, root_hash)
@@ -57,8 +58,10 @@ class HeaderFile:
     def _lock(self) -> None:
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise WriterActive(f"{self.path}: in use by another instance") from error
         except OSError as error:
-            raise HostError(f"{self.path}: in use by another instance") from error
+            raise HostError(f"{self.path}: cannot lock it: {error.strerror}") from error
 
     def _check_head(self) -> int:
         found = os.pread(self._fd, _HEAD_BYTES, 0)
@@ -74,8 +77,13 @@ class HeaderFile:
                 f"{self.path}: holds the headers of another network or checkpoint; "
                 "move it away to start anew"
             )
-        os.ftruncate(self._fd, 0)
-        self._write(self._head, 0)
+        try:
+            os.ftruncate(self._fd, 0)
+            self._write(self._head, 0)
+        except OSError as error:
+            raise HostError(
+                f"{self.path}: cannot begin the header file: {error.strerror}"
+            ) from error
         return _HEAD_BYTES
 
     def _write(self, data: bytes, offset: int) -> None:
@@ -121,11 +129,16 @@ class HeaderFile:
         try:
             self._write(_BATCH.pack(count, crc) + headers, self._end)
         except OSError as error:
-            os.ftruncate(self._fd, self._end)
+            with contextlib.suppress(OSError):  # the checksum tells a torn end as well
+                os.ftruncate(self._fd, self._end)
             raise HostError(f"{self.path}: cannot save headers: {error.strerror}") from error
         self._end += _BATCH.size + len(headers)
 
     def close(self) -> None:
-        """Flush to the disk, unlock, close."""
-        os.fdatasync(self._fd)
-        os.close(self._fd)
+        """Flush to the disk, unlock, close. Raises HostError where the disk fails."""
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            raise HostError(f"{self.path}: cannot save headers: {error.strerror}") from error
+        finally:
+            os.close(self._fd)

@@ -9,7 +9,7 @@ import pytest
 from made_blocks import REGTEST
 
 from bitcoin_sprint.chains import network
-from bitcoin_sprint.errors import ConfigError, HostError
+from bitcoin_sprint.errors import ConfigError, HostError, WriterActive
 from bitcoin_sprint.validate.header_file import HeaderFile
 
 ROOT = REGTEST.genesis_hash
@@ -121,7 +121,7 @@ def test_a_foreign_file_is_left_alone(tmp_path: Path) -> None:
 def test_only_one_may_have_it_open(tmp_path: Path) -> None:
     path = tmp_path / "headers"
     first = opened(path)
-    with pytest.raises(HostError, match="another instance"):
+    with pytest.raises(WriterActive, match="another instance"):
         opened(path)
     first.close()
     opened(path).close()
