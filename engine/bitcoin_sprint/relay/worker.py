@@ -108,7 +108,6 @@ class Worker:
         )
         self._reserve = Reserve(f"relay-{policy.name}")
         self._attaching: Episode[str] = Episode(f"relay-{policy.name}: rings")
-        self._zmq_monitor_fd = -1
         self._take_policy(policy)
         self._tick_at = self._beat_at = self._tally_at = 0
         self._collect_at = time.monotonic_ns() + _COLLECT_NS
@@ -127,8 +126,6 @@ class Worker:
             f"relay.tiers.{self._policy.name}.zmq_port", options.bind_host, self._policy.zmq_port
         )
         self._epoll.register(self._zmq.fileno(), select.EPOLLIN | select.EPOLLET)
-        self._zmq_monitor_fd = self._zmq.monitor_fileno()
-        self._epoll.register(self._zmq_monitor_fd, select.EPOLLIN | select.EPOLLET)
         if self._reserve.is_short:
             self._pause()
         if self._policy.memory_optimised:
@@ -213,9 +210,6 @@ class Worker:
             feed = self._feed_fds.get(descriptor)
             if feed is not None and feed.attached:
                 feed.hush()
-            elif descriptor == self._zmq_monitor_fd:
-                if self._zmq.accept_failed():
-                    self._run_short("ZeroMQ can't accept")
             else:
                 self._server.handle(descriptor, events)
         # Its descriptor has been hushed: what is left must not wait for another frame.
@@ -322,6 +316,8 @@ class Worker:
         if new is not None:
             self._take_policy(new)
         self._follow_rings()
+        if self._zmq.accept_failed():
+            self._run_short("ZeroMQ can't accept")
         self._server.tick()
         if now >= self._beat_at:
             self._beat_at = now + _BEAT_NS

@@ -36,6 +36,7 @@ from bitcoin_sprint.transports.window import Entry
 _KNOWN_TOPICS: Final = (*core_topics.TOPICS, *TOPICS.values(), HEARTBEAT_TOPIC)
 _COPY_BELOW_BYTES: Final = 4096
 _EVENTS_A_TURN: Final = 1024
+_FAILURES_MAX: Final = 8192
 
 
 class _Line:
@@ -116,14 +117,11 @@ class ZmqPublisher:
         if self._listener is not None:
             let_in(self._listener)
 
-    def monitor_fileno(self) -> int:
-        """Becomes readable (edge-triggered) when an accept failed; then ``accept_failed``."""
-        return int(self._monitor.getsockopt(zmq.FD))
-
     def accept_failed(self) -> bool:
-        """Whether ZeroMQ could not accept a connection since the last call."""
+        """Whether ZeroMQ could not accept a connection since the last call. To be asked several
+        times a second: ZeroMQ's thread waits once it has told of it a few thousand times."""
         failed = False
-        for _ in range(_EVENTS_A_TURN):
+        for _ in range(_FAILURES_MAX):
             try:
                 self._monitor.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
