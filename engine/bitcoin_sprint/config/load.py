@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import tomllib
@@ -293,4 +294,7 @@ def _assemble(values: Mapping[str, Any]) -> Config:
 
 def environment() -> tuple[Mapping[str, str], Path]:
     """Return what a command reads: its environment and the ``.env`` of its working directory."""
-    return os.environ, Path(".env").absolute()
+    dotenv = Path(".env")
+    with contextlib.suppress(OSError):  # a working directory that was removed has none
+        dotenv = dotenv.absolute()
+    return os.environ, dotenv

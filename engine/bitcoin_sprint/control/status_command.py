@@ -50,7 +50,8 @@ def show(instance: str, status: dict[str, Any], console: Console) -> None:
     console.print(Text.assemble((instance, "bold"), f" on {status['network']}"))
     if not status["supervised"]:
         console.print(
-            "sprintd is dead; its processes serve on, and nobody restarts them: start it again",
+            "sprintd is dead; its processes serve on, and nobody restarts them. Start it again: it "
+            "takes them over.",
             style="red",
         )
     if "features" in status:

@@ -110,6 +110,17 @@ def test_a_file_that_is_wrong_is_named_with_line_or_value(quiet, capsys, name, c
 
 
 @pytest.mark.usefixtures("quiet")
+def test_a_working_directory_that_was_removed_holds_nothing_and_is_no_trouble(
+    capsys, tmp_path, monkeypatch
+):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert [code for code, _ in _both(capsys)] == [0, 0]
+
+
+@pytest.mark.usefixtures("quiet")
 def test_a_cookie_that_is_not_there_is_a_warning_and_no_error(capsys):
     node = {"addresses": ["tcp://h:1"], "rpc_url": "http://h:1", "rpc_cookie": "/nowhere"}
     assignment = f"--set=ingest.zmq={json.dumps([node])}"
