@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -291,6 +292,23 @@ def test_a_header_from_the_future_is_held_and_published_when_its_time_has_come(
     for block in (ahead, child):
         assert rig.intake.on_block(PEER, block.raw).verdict is Verdict.ACCEPTED
     assert moves(rig.frames()) == [("C", ahead.hash), ("C", child.hash)]
+
+
+def test_a_host_clock_that_is_behind_is_told_of_once(
+    start: Rigs, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    rig = start.start()
+    rig.unix_time = 1_700_000_000.0
+    ahead = next_block(time=1_700_000_000 + 6 * 3600)
+    rig.intake.on_headers(PEER, [ahead.header])
+    for _ in range(200):
+        rig.advance(60)
+    told = [each.getMessage() for each in caplog.records if "host clock" in each.getMessage()]
+    (line,) = told
+    assert "is 6.0 h ahead of it" in line
+    rig.advance(3 * 3600)
+    assert "host clock: well again" in caplog.text
 
 
 def test_an_engine_far_behind_jumps_to_the_newest_blocks(start: Rigs) -> None:
