@@ -1,38 +1,24 @@
-"""The C side of ``bench_ring``, compiled when first used and kept in ``build/bench``."""
+"""The C side of ``bench_ring``."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import multiprocessing
-import os
-import shlex
-import subprocess
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 
-_ROOT = Path(__file__).resolve().parent.parent
-_SOURCE = _ROOT / "bench" / "native" / "ring_ends.c"
+from bench.compiled import compiled
+
 _CLOCK_SOURCE = Path("/sys/devices/system/clocksource/clocksource0/current_clocksource")
-_FLAGS = [
-    "-std=c11",
-    "-O3",
-    "-fPIC",
-    "-shared",
-    "-fvisibility=hidden",
-    "-Wall",
-    "-Wextra",
-    "-Werror",
-]
 
 
 @functools.cache
 def library() -> ctypes.CDLL:
     """``ring_ends.c`` as a loaded library with its functions' types declared."""
-    loaded = ctypes.CDLL(str(_compiled()))
+    loaded = ctypes.CDLL(str(compiled("ring_ends")))
     pointer, i64, u64 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_uint64
     loaded.ends_write.argtypes = [pointer, pointer, pointer, u64, i64, u64, u64, ctypes.c_int]
     loaded.ends_write.restype = i64
@@ -81,18 +67,3 @@ def _ping(cores: tuple[int, int], interval_ns: int, result: Connection) -> None:
     if library().ends_ping(*cores, batches, trips, interval_ns, means.ctypes.data) != 0:
         raise OSError("no thread for the cache-line ping")
     result.send(float(np.median(means)) / 2)
-
-
-def _compiled() -> Path:
-    inputs = [_SOURCE, *sorted((_ROOT / "native").glob("**/*.h"))]
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in inputs)).hexdigest()[:16]
-    target = _ROOT / "build" / "bench" / f"ring_ends-{digest}.so"
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        making = target.with_suffix(f".{os.getpid()}")
-        compiler = shlex.split(os.environ.get("CC", "cc"))
-        places = ["-I", str(_ROOT / "native"), "-I", str(_ROOT / "native" / "include")]
-        command = [*compiler, *_FLAGS, *places, str(_SOURCE), "-o", str(making), "-pthread"]
-        subprocess.run(command, check=True)
-        making.rename(target)
-    return target
