@@ -23,7 +23,7 @@ if lib.sp_sha256_name() == ffi.NULL:
     raise SprintError("SHA-256 fails its self-test on this processor; no block can be proved")
 
 SHA256_VARIANT: Final[str] = ffi.string(lib.sp_sha256_name()).decode()
-"""Which implementation of SHA-256 was chosen: ``sha-ni`` or ``portable``."""
+"""Which implementation of SHA-256 hashes streams: ``sha-ni`` or ``portable``."""
 
 Buffer = bytes | memoryview
 """What a raw block comes in."""
