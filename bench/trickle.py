@@ -54,10 +54,10 @@ def recorded_blocks() -> list[Block]:
     return blocks
 
 
-def joined_block(megabytes: int, recorded: list[Block]) -> Block:
+def joined_block(megabytes: int, recorded: list[Block], seed: int) -> Block:
     """A block of just that size out of the recorded ones' transactions in random order, or of made
     ones: two such differ in nothing but the size. Its weight may be beyond what is allowed."""
-    dice = random.Random(megabytes)
+    dice = random.Random(1_000 * megabytes + seed)
     of = list(_transactions(recorded)) or [_made_transaction(dice) for _ in range(7_000)]
     dice.shuffle(of)
     taken: list[SimTransaction] = []

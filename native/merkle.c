@@ -11,17 +11,30 @@ void sp_merkle_begin(sp_merkle *tree) {
     memset(tree->held, 0, sizeof tree->held);
 }
 
-/* lift: hash a level's nodes in pairs onto the level above; an odd one stays. What was lifted before
- * was an even number, so neighbours here are neighbours in the tree. There is room above: a level
- * never stays at SP_MERKLE_WIDTH, and at most half as many are added. */
-static void lift(sp_merkle *tree, unsigned level) {
-    uint8_t *nodes = tree->nodes[level];
-    unsigned pairs = tree->held[level] / 2, odd = tree->held[level] % 2;
-    for (unsigned i = 0; i < pairs; i++)
-        if (memcmp(nodes + 64 * i, nodes + 64 * i + 32, 32) == 0) tree->mutated = 1;
-    sp_sha256d_pairs(tree->nodes[level + 1] + 32 * (size_t)tree->held[level + 1], nodes, pairs);
+/* hash_pairs: the level's first `pairs` pairs onto the level above.
+ *
+ * There is room: only the leaves' level grows by one. Each level above starts with one node at most,
+ * by settle, and then gets SP_MERKLE_WIDTH / 2 at a time until it is lifted itself: it holds at most
+ * one more than that when, by settle or finish, what the level below has left is added. */
+static void hash_pairs(sp_merkle *tree, unsigned level, unsigned pairs) {
+    uint8_t *above = tree->nodes[level + 1] + 32 * (size_t)tree->held[level + 1];
+    sp_sha256d_pairs(above, tree->nodes[level], pairs);
     tree->held[level + 1] = (uint8_t)(tree->held[level + 1] + pairs);
-    if (odd) memmove(nodes, nodes + 64 * (size_t)pairs, 32);
+}
+
+/* find_mutation: what was lifted before was an even number, so neighbours here are such in the tree. */
+static void find_mutation(sp_merkle *tree, unsigned level) {
+    const uint8_t *nodes = tree->nodes[level];
+    for (unsigned i = 0; i + 1 < tree->held[level]; i += 2)
+        if (memcmp(nodes + 32 * i, nodes + 32 * i + 32, 32) == 0) tree->mutated = 1;
+}
+
+/* lift: hash a level's nodes in pairs; an odd one stays. */
+static void lift(sp_merkle *tree, unsigned level) {
+    unsigned pairs = tree->held[level] / 2, odd = tree->held[level] % 2;
+    find_mutation(tree, level);
+    hash_pairs(tree, level, pairs);
+    if (odd) memmove(tree->nodes[level], tree->nodes[level] + 64 * (size_t)pairs, 32);
     tree->held[level] = (uint8_t)odd;
 }
 
@@ -47,13 +60,12 @@ void sp_merkle_finish(sp_merkle *tree, uint8_t root[32]) {
     /* `width` is how many nodes this level has had in all; the root stands where it is one. */
     for (uint64_t width = tree->count; width > 1; width = (width + 1) / 2, level++) {
         if (level + 1 >= SP_MERKLE_LEVELS) return;
-        lift(tree, level);
-        if (tree->held[level] == 0) continue;
-        /* Not by lift(): pairing the last node with itself is the rule, not a mutation. */
-        memcpy(tree->nodes[level] + 32, tree->nodes[level], 32);
-        sp_sha256d_pairs(tree->nodes[level + 1] + 32 * (size_t)tree->held[level + 1],
-                         tree->nodes[level], 1);
-        tree->held[level + 1]++;
+        unsigned held = tree->held[level];
+        find_mutation(tree, level);
+        /* Pairing the last node with itself is the rule, not a mutation. */
+        if (held % 2 == 1)
+            memcpy(tree->nodes[level] + 32 * held, tree->nodes[level] + 32 * (held - 1), 32);
+        hash_pairs(tree, level, (held + 1) / 2);
     }
     memcpy(root, tree->nodes[level], 32);
 }

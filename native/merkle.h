@@ -10,8 +10,7 @@
 #include <stdint.h>
 
 #define SP_MERKLE_WIDTH 32u
-/* Room for what a lift adds to a level that is one short of being lifted itself. */
-#define SP_MERKLE_ROOM (SP_MERKLE_WIDTH + SP_MERKLE_WIDTH / 2)
+#define SP_MERKLE_ROOM (SP_MERKLE_WIDTH + 8u) /* merkle.c says why 3 more would do */
 #define SP_MERKLE_LEVELS 26u /* 2^25 leaves, the longest vector of Bitcoin's serialization */
 
 typedef struct sp_merkle {
