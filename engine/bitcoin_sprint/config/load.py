@@ -32,7 +32,7 @@ _CONTRACT_VARIABLES: Final = {
 }
 _VARIABLES: Final = {key.variable: key for key in KEYS.values()}
 # SPRINT_ variables of the project's own tests and build, no keys of the engine.
-_FOREIGN_VARIABLES: Final = re.compile("SPRINT_(TEST_|REQUIRE_|SANITIZE|BENCH_)")
+_FOREIGN_VARIABLES: Final = re.compile("SPRINT_(TEST_|STRESS_|REQUIRE_|SANITIZE|BENCH_)")
 _DOTENV_LINE: Final = re.compile(
     r"""\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*("[^"]*"|'[^']*'|(?!["'])\S.*?|)"""
     r"""(?:\s+\#.*)?\s*"""

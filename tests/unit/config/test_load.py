@@ -191,7 +191,8 @@ def test_an_unknown_key_is_refused_with_what_was_likely_meant(tmp_path, text, me
 def test_an_unknown_variable_is_refused_but_not_those_of_tests_and_others():
     with pytest.raises(ConfigError, match="did you mean SPRINT_INSTANCE"):
         load(None, None, {"SPRINT_INSTANC": "x"})
-    load(None, None, {"SPRINT_TEST_DATA": "x", "SPRINT_REQUIRE_PEERS": "all", "HOME": "/x"})
+    tests = {"SPRINT_TEST_DATA": "x", "SPRINT_REQUIRE_PEERS": "all", "SPRINT_STRESS_FRAMES": "1"}
+    load(None, None, {**tests, "HOME": "/x"})
 
 
 def test_a_file_that_is_missing_or_no_toml_is_an_error(tmp_path):
