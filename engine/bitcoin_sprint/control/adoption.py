@@ -98,12 +98,18 @@ async def _find(instance: str, role: str) -> Found | None:
             handle = ProcessHandle(peer.pid)
         except ProcessLookupError:
             return None
+        except OSError as error:  # no pid that means anything to us: of another namespace
+            reason = error.strerror
+            _log.warning("%s: pid %d there cannot be watched: %s", shown, peer.pid, reason)
+            return None
         closing.callback(handle.release)
         line = SupervisorEnd(connection)
         try:
             identity = await _identify(line)
         except ConnectionError:
-            return None  # it ended meanwhile
+            if await handle.ended_within(_ANSWER_S):
+                return None
+            identity = None  # it does not understand us: as good as silent
         if identity is not None and not _is_who_it_says(identity, instance, role, peer.pid):
             _log.warning("%s: pid %d there is not our %s", shown, peer.pid, role)
             return None
@@ -112,16 +118,14 @@ async def _find(instance: str, role: str) -> Found | None:
 
 
 async def _identify(line: SupervisorEnd) -> Identity | None:
-    """Return who sits there; None when it does not answer, ConnectionError when it hung up."""
+    """Return who sits there; None when it does not say. ConnectionError when it hung up."""
     try:
         async with asyncio.timeout(_ANSWER_S):
             await line.send(Inquiry())
             reply = await line.receive()
     except TimeoutError:
         return None
-    if not isinstance(reply, Identity):
-        raise ConnectionError("closed before it said who it is")
-    return reply
+    return reply if isinstance(reply, Identity) else None
 
 
 def _is_who_it_says(identity: Identity, instance: str, role: str, pid: int) -> bool:

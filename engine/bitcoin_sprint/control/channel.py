@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.metadata
 import os
 import socket
 import struct
@@ -25,9 +26,13 @@ import msgspec
 from bitcoin_sprint.config import Config
 from bitcoin_sprint.control.placement import Seat
 
+VERSION: Final = importlib.metadata.version("bitcoin-sprint")
+"""The version of the code that runs: asked while it is loaded, for another one may be installed
+under a running process."""
 MESSAGE_BYTES_MAX: Final = 1 << 20
 _SEND_S: Final = 1.0
 _UCRED: Final = struct.Struct("iII")
+_SHM_DIRECTORY: Final = Path("/dev/shm")
 _STAT_STARTED: Final = 19
 """Index of ``starttime`` in /proc/<pid>/stat behind the process's name: field 22 of proc(5)."""
 
@@ -97,8 +102,13 @@ class Peer(NamedTuple):
 
 
 def address_of(instance: str, role: str) -> bytes:
-    """Return the abstract address at which a process of ours can be reached."""
-    return f"\0bitcoin-sprint/{os.geteuid()}/{instance}/{role}".encode()
+    """Return the abstract address at which a process of ours can be reached.
+
+    An instance's name is unique within one /dev/shm; abstract addresses within one network, which
+    containers may share. So the one names the other.
+    """
+    device = _SHM_DIRECTORY.stat().st_dev
+    return f"\0bitcoin-sprint/{os.geteuid()}/{device}/{instance}/{role}".encode()
 
 
 def peer_of(line: socket.socket) -> Peer:
@@ -145,15 +155,16 @@ class SupervisorEnd:
             socket.send_fds(self._socket, [encode(Adoption(config))], outputs)
 
     async def receive(self) -> Reply | None:
-        """Return the next reply; None when the process closed the line, or says nonsense."""
+        """Return the next reply; None when the process says nonsense. ConnectionError when it
+        closed the line."""
         loop = asyncio.get_running_loop()
-        with contextlib.suppress(OSError, msgspec.DecodeError):
-            while b"\n" not in self._received and len(self._received) < MESSAGE_BYTES_MAX:
-                piece = await loop.sock_recv(self._socket, 4096)
-                if not piece:
-                    return None
-                self._received += piece
-            line, _, self._received = self._received.partition(b"\n")
+        while b"\n" not in self._received and len(self._received) < MESSAGE_BYTES_MAX:
+            piece = await loop.sock_recv(self._socket, 4096)
+            if not piece:
+                raise ConnectionError("the process closed the line")
+            self._received += piece
+        line, _, self._received = self._received.partition(b"\n")
+        with contextlib.suppress(msgspec.DecodeError):
             reply: Reply = msgspec.json.decode(line, type=Reply)
             return reply
         return None

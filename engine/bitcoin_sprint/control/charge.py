@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import socket
+import contextlib
 from typing import Final
 
 from bitcoin_sprint.config import Config
@@ -71,13 +71,13 @@ class Charge:
         answer = None
         try:
             async with asyncio.timeout(timeout_s):
-                ours, theirs = socket.socketpair()
-                self._line = line = SupervisorEnd(ours)
-                with theirs:
-                    self.process = process = await spawner.spawn(self.role, theirs)
+                process, end = await spawner.spawn(self.role)
+                self.process = process
+                self._line = line = SupervisorEnd(end)
                 self.mark(State.STARTING)
                 if await line.send(order):
-                    answer = await line.receive()
+                    with contextlib.suppress(ConnectionError):
+                        answer = await line.receive()
                 if not isinstance(answer, Answer) or not answer.ready:
                     await process.exited.wait()
         except TimeoutError:

@@ -1,14 +1,16 @@
 """A process's end of the line to its supervisor, and what happens when that is gone.
 
 One thread waits here for life: on the line, and at the address where a successor would come. It
-only ever sleeps in poll(2), so it costs the process nothing. The newest supervisor that comes with
-our own user's identity is the supervisor: it could not have come without the instance's lock.
+only ever sleeps in poll(2), so it costs the process nothing. Who comes is the supervisor if it is
+the process that holds the instance's lock; anybody else is sent away, and changes nothing.
+
+Descriptors: a relay may have used up all that the host allows. Some are held in spare for the
+moment of adoption, so that it costs no subscriber.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import logging
 import os
 import select
@@ -24,12 +26,14 @@ import msgspec
 from bitcoin_sprint.config import Config, format_duration
 from bitcoin_sprint.control.channel import (
     MESSAGE_BYTES_MAX,
+    VERSION,
     Adoption,
     Answer,
     Identity,
     Inquiry,
     Message,
     Order,
+    Peer,
     Reload,
     Reply,
     address_of,
@@ -38,11 +42,15 @@ from bitcoin_sprint.control.channel import (
     started_ticks,
 )
 from bitcoin_sprint.errors import SprintError
+from bitcoin_sprint.metrics import CountersView
 
 _log = logging.getLogger(__name__)
 
 _BACKLOG: Final = 128
 _OUTPUTS: Final = 2
+_SPARE: Final = 1 + _OUTPUTS
+"""Descriptors that an adoption takes: the line, and what comes over it."""
+_NO_DESCRIPTOR_S: Final = 0.1
 
 
 class ChildEnd:
@@ -61,6 +69,9 @@ class ChildEnd:
         self._orphan_since: float | None = None
         self._reloads: list[Callable[[Config], None]] = []
         self._closing = False
+        self._spare: list[int] = []
+        self._told_of_stranger = False
+        self._started_ticks = started_ticks(os.getpid())
         self._thread = threading.Thread(target=self._watch, name="supervisor-watch", daemon=True)
 
     def receive_order(self) -> Order:
@@ -109,6 +120,7 @@ class ChildEnd:
             self._thread.join()
         for each in ends:
             each.close()
+        self._release_spare()
 
     # ---- the thread ------------------------------------------------------------------------
 
@@ -163,6 +175,7 @@ class ChildEnd:
         One that does not serve yet goes: its successor would be started beside it.
         """
         self._drop_line()
+        self._hold_spare()
         timeout_ns = self._config.control.orphan_timeout_ns
         if self._listener is None or not timeout_ns or not self._ready:
             return False
@@ -174,27 +187,42 @@ class ChildEnd:
         return True
 
     def _welcome(self) -> None:
-        """Take a new supervisor's line; one of another user is sent away."""
+        """Take a new supervisor's line; anybody else is sent away."""
         assert self._listener is not None
+        self._release_spare()
         try:
             line, _ = self._listener.accept()
         except OSError:
+            time.sleep(_NO_DESCRIPTOR_S)  # whoever knocks is still there: no turning meanwhile
             return
         peer = peer_of(line)
-        if peer.uid != os.geteuid():
-            _log.warning("user %d is not our supervisor and was sent away", peer.uid)
+        if peer.uid != os.geteuid() or not self._holds_lock(peer):
             line.close()
+            self._hold_spare()
+            if not self._told_of_stranger:
+                self._told_of_stranger = True  # anybody may knock, any number of times
+                _log.warning("pid %d of user %d is no sprintd of ours and was sent away", *peer)
             return
         self._drop_line()
         self._line = line
         self._orphan_since = None
         _log.info("another supervisor took over", extra={"supervisor_pid": peer.pid})
 
+    def _holds_lock(self, peer: Peer) -> bool:
+        """Whether this is the process that writes the instance's ``sprintd`` counters."""
+        with contextlib.suppress(SprintError):
+            view = CountersView.attach(self._config.instance, "sprintd")
+            with contextlib.closing(view):
+                pid, _ = view.last_heartbeat()
+                return pid == peer.pid and view.writer_alive()
+        return False
+
     def _obey(self, message: Message) -> None:
         if isinstance(message, Inquiry):
             self._send(self._identity())
         elif isinstance(message, Adoption | Reload):
             self._config = message.config
+            self._hold_spare()
             for take in self._reloads:
                 try:
                     take(message.config)
@@ -204,10 +232,10 @@ class ChildEnd:
     def _identity(self) -> Identity:
         return Identity(
             pid=os.getpid(),
-            started_ticks=started_ticks(os.getpid()),
+            started_ticks=self._started_ticks,
             instance=self._order.config.instance,
             role=self._order.role,
-            version=importlib.metadata.version("bitcoin-sprint"),
+            version=VERSION,
             digest=self._order.digest,
             ready=self._ready,
         )
@@ -231,6 +259,17 @@ class ChildEnd:
             return
         listener.setblocking(False)
         self._listener = listener
+        self._hold_spare()
+
+    def _hold_spare(self) -> None:
+        """Have the spare descriptors, as far as there are any."""
+        with contextlib.suppress(OSError):
+            while self._listener is not None and len(self._spare) < _SPARE:
+                self._spare.append(os.eventfd(0, os.EFD_CLOEXEC))
+
+    def _release_spare(self) -> None:
+        while self._spare:
+            os.close(self._spare.pop())
 
     def _receive(self) -> Message | None:
         """Return the next message; None when the supervisor is gone, or says nonsense."""

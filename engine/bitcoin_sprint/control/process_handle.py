@@ -13,6 +13,10 @@ import os
 import signal
 from typing import Final
 
+_REAP_MAX: Final = 64
+_awaited: set[int] = set()
+"""Pids of the processes that some handle will reap."""
+
 
 class ProcessHandle:
     """One running process. Belongs to the running asyncio loop."""
@@ -26,6 +30,7 @@ class ProcessHandle:
         self._loop = asyncio.get_running_loop()
         self._pidfd = os.pidfd_open(pid)
         self._loop.add_reader(self._pidfd, self._reap)
+        _awaited.add(pid)
 
     @property
     def running(self) -> bool:
@@ -70,6 +75,7 @@ class ProcessHandle:
             self._loop.remove_reader(self._pidfd)
             os.close(self._pidfd)
             self.exited.set()
+            _awaited.discard(self.pid)
 
     def _reap(self) -> None:
         self._loop.remove_reader(self._pidfd)
@@ -78,7 +84,23 @@ class ProcessHandle:
         except ChildProcessError:
             status = None  # adopted: whoever is its parent reaps it
         os.close(self._pidfd)
+        _awaited.discard(self.pid)
         if status is not None:
             normal = status.si_code == os.CLD_EXITED
             self.exit_code = status.si_status if normal else -status.si_status
         self.exited.set()
+
+
+def reap_unawaited() -> None:
+    """Reap children of this process that have ended, as long as no handle awaits them.
+
+    Stops at one that a handle is about to reap: those behind it come with the next call.
+    """
+    for _ in range(_REAP_MAX):
+        try:
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return
+        if ended is None or ended.si_pid in _awaited:
+            return
+        os.waitid(os.P_PID, ended.si_pid, os.WEXITED | os.WNOHANG)

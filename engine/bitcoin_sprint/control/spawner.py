@@ -2,6 +2,9 @@
 
 A nursery is made when it is first needed and again whenever it has died or does not answer; it is
 a program of its own (no fork of a process with an event loop), and loads while we do other work.
+
+A nursery may be killed when it has forked and not said so. What it bore then has no order yet and
+a line of its own, which nobody else is given: it ends when we close that.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from collections.abc import Iterable
 from typing import Final, Protocol
 
 from bitcoin_sprint.control.nursery import REPLY
-from bitcoin_sprint.control.process_handle import ProcessHandle
+from bitcoin_sprint.control.process_handle import ProcessHandle, reap_unawaited
 from bitcoin_sprint.errors import HostError
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
@@ -31,8 +34,14 @@ class Spawner(Protocol):
     def prepare(self) -> None:
         """Make ready for the first, in the background."""
 
-    async def spawn(self, role: str, line: socket.socket) -> ProcessHandle:
-        """Start a process for ``role`` whose end of its line is ``line`` (ours to close)."""
+    async def spawn(self, role: str) -> tuple[ProcessHandle, socket.socket]:
+        """Start a process for ``role``; return it and our end of its line, the caller's to close.
+
+        Raises HostError when the host refuses another, OSError.
+        """
+
+    def tidy(self) -> None:
+        """Reap whoever ended and is awaited by nobody. To be called now and then."""
 
     async def close(self) -> None:
         """Let go of what starting takes."""
@@ -78,19 +87,33 @@ class NurserySpawner:
             )
         self._line = ours
 
-    async def spawn(self, role: str, line: socket.socket) -> ProcessHandle:
+    async def spawn(self, role: str) -> tuple[ProcessHandle, socket.socket]:
         """Start a process; HostError when the host refuses another.
 
         Cancelled, it leaves no process behind that nobody knows of.
         """
         async with self._turn:
             self._wanted = True
-            asking = asyncio.ensure_future(self._ask(role, line))
+            asking = asyncio.ensure_future(self._ask(role))
             try:
-                return ProcessHandle(await asyncio.shield(asking))
+                pid, line = await asyncio.shield(asking)
             except asyncio.CancelledError:
                 await self._undo(asking)
                 raise
+            try:
+                return ProcessHandle(pid), line
+            except OSError:
+                line.close()  # it ends with it
+                raise
+
+    def tidy(self) -> None:
+        """Reap whoever ended and is awaited by nobody: what a killed nursery was bearing, and (a
+        subreaper and the first process of a container get them) other people's children."""
+        if self._turn.locked():
+            return  # a newborn is awaited by nobody yet
+        if self._nursery is not None and self._nursery.poll() is not None:
+            self._discard()
+        reap_unawaited()
 
     async def close(self) -> None:
         """End the nursery."""
@@ -107,31 +130,39 @@ class NurserySpawner:
                 nursery.kill()
             await asyncio.sleep(0.002)
 
-    async def _undo(self, asking: asyncio.Future[int]) -> None:
+    async def _undo(self, asking: asyncio.Future[tuple[int, socket.socket]]) -> None:
         """Await what the nursery is at, and end it: a birth, or a nursery that hangs."""
         self._wanted = False
-        assert self._nursery is not None
-        patience = asyncio.get_running_loop().call_later(_GOODBYE_S, self._nursery.kill)
-        with contextlib.suppress(HostError):
-            newborn = ProcessHandle(await asking)
+        patience = asyncio.get_running_loop().call_later(_GOODBYE_S, self._kill_nursery)
+        with contextlib.suppress(HostError, OSError):
+            pid, line = await asking
+            line.close()
+            newborn = ProcessHandle(pid)
             newborn.kill()
             await newborn.exited.wait()
         patience.cancel()
 
-    async def _ask(self, role: str, line: socket.socket) -> int:
+    def _kill_nursery(self) -> None:
+        if self._nursery is not None:
+            self._nursery.kill()
+
+    async def _ask(self, role: str) -> tuple[int, socket.socket]:
+        """Return the pid of a new process and our end of its line."""
         for _ in range(_ATTEMPTS):
             self.prepare()
-            reply = await self._exchange(role, line)
+            ours, theirs = socket.socketpair()
+            with theirs:
+                reply = await self._exchange(role, theirs)
+            if reply is not None and reply > 0:
+                return reply, ours
+            ours.close()
             if reply is not None:
-                break
+                text = f"{role}: the host allows no other process: {os.strerror(-reply)}"
+                raise HostError(text)
             self._discard()
             if not self._wanted:
                 raise HostError(f"{role}: is not wanted any more")
-        else:
-            raise HostError(f"{role}: the nursery, which starts processes, dies before it can")
-        if reply < 0:
-            raise HostError(f"{role}: the host allows no other process: {os.strerror(-reply)}")
-        return reply
+        raise HostError(f"{role}: the nursery, which starts processes, dies before it can")
 
     async def _exchange(self, role: str, line: socket.socket) -> int | None:
         """Return the nursery's reply; None when it died."""

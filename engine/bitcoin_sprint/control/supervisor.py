@@ -20,7 +20,6 @@ Invariants
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Literal
@@ -36,7 +35,7 @@ from bitcoin_sprint.config import (
 )
 from bitcoin_sprint.control import adoption, leftovers
 from bitcoin_sprint.control.adoption import Expected, Found
-from bitcoin_sprint.control.channel import Order
+from bitcoin_sprint.control.channel import VERSION, Order
 from bitcoin_sprint.control.charge import Charge, StartFailed, counters_of
 from bitcoin_sprint.control.placement import Placement, Seat, place, seat
 from bitcoin_sprint.control.roles import known_roles, rooms_of, stages
@@ -115,7 +114,12 @@ class Supervisor:
         self._spawner.prepare()
         try:
             if self._stays:
-                await self._adopt()
+                adopting = asyncio.ensure_future(self._adopt())
+                try:
+                    await asyncio.shield(adopting)
+                except asyncio.CancelledError:
+                    await adopting  # to be stopped, they must be ours
+                    raise
             feeding = [role for stage in self._stages[: self._relay_stage] for role in stage]
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._start_in_turn(feeding))
@@ -262,8 +266,7 @@ class Supervisor:
     def _expected(self, role: str) -> Expected | None:
         if role not in self.charges:
             return None
-        version = importlib.metadata.version("bitcoin-sprint")
-        return Expected(version, self._order(role).digest)
+        return Expected(VERSION, self._order(role).digest)
 
     def _announce(self) -> None:
         """Log that the engine serves, in the contract's words where turbo mode is on."""
@@ -338,6 +341,7 @@ class Supervisor:
             timeout_s = self._config.control.heartbeat_timeout_ns / 1e9
             for charge in self.charges.values():
                 charge.look(now, _LOOK_S, timeout_s)
+            self._spawner.tidy()
             await asyncio.sleep(_LOOK_S)
 
     # ---- stopping --------------------------------------------------------------------------

@@ -1,10 +1,14 @@
 """A process's end of the line, and what it does when its supervisor is gone."""
 
+import contextlib
+import importlib.metadata
 import logging
 import os
+import resource
 import signal
 import socket
 import time
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -26,6 +30,9 @@ from bitcoin_sprint.control.channel import (
 from bitcoin_sprint.control.child_end import ChildEnd
 from bitcoin_sprint.control.placement import Seat
 from bitcoin_sprint.errors import SprintError
+from bitcoin_sprint.metrics import Counters
+
+SHM = Path("/dev/shm")
 
 
 @pytest.fixture
@@ -44,6 +51,13 @@ def terms():
     old = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
     yield received
     signal.signal(signal.SIGTERM, old)
+
+
+@pytest.fixture
+def lock():
+    """What makes this process the supervisor of the instance."""
+    with contextlib.closing(Counters.create(f"test-end-{os.getpid()}", "sprintd", [])) as counters:
+        yield counters
 
 
 def _order(stays=False, **keys):
@@ -148,6 +162,7 @@ def test_a_process_that_stays_waits_for_another_and_stops_when_none_comes(line, 
     ]
 
 
+@pytest.mark.usefixtures("lock")
 def test_another_supervisor_is_told_who_it_is_and_obeyed(line, terms):
     order = _order(stays=True, control__orphan_timeout="1s")
     ours, end = _ordered(line, order)
@@ -172,6 +187,7 @@ def test_another_supervisor_is_told_who_it_is_and_obeyed(line, terms):
     assert not terms
 
 
+@pytest.mark.usefixtures("lock")
 def test_an_adopted_process_writes_where_its_new_supervisor_does(line, tmp_path, capfd):
     order = _order(stays=True)
     _ours, end = _ordered(line, order)
@@ -194,16 +210,82 @@ def test_an_adopted_process_writes_where_its_new_supervisor_does(line, tmp_path,
     assert (tmp_path / "log").read_bytes() == b"out err"
 
 
-def test_another_users_supervisor_is_sent_away(line, monkeypatch, caplog):
+@pytest.mark.usefixtures("terms")
+@pytest.mark.parametrize("who", ["another user", "another process", "nobody with the lock"])
+def test_who_does_not_hold_the_lock_is_sent_away_and_told_of_once(
+    line, lock, monkeypatch, caplog, who
+):
     order = _order(stays=True)
     ours, _end = _ordered(line, order)
-    monkeypatch.setattr(child_end, "peer_of", lambda _line: Peer(1, os.geteuid() + 1))
-    with _call(order) as stranger:
-        assert stranger.recv(1) == b""
+    peer = Peer(os.getpid(), os.geteuid() + (who == "another user"))
+    if who == "another process":
+        peer = Peer(os.getppid(), os.geteuid())
+    if who == "nobody with the lock":
+        lock.close(unlink=False)
+    monkeypatch.setattr(child_end, "peer_of", lambda _line: peer)
+    for _ in range(3):
+        with _call(order) as stranger:
+            assert stranger.recv(1) == b""
     ours.sendall(encode(Inquiry()))
     identity = _heard(ours, Identity)
     assert (identity.pid, identity.ready) == (os.getpid(), False)
-    assert caplog.messages == [f"user {os.geteuid() + 1} is not our supervisor and was sent away"]
+    (SHM / lock.name[1:]).unlink(missing_ok=True)
+    told = f"pid {peer.pid} of user {peer.uid} is no sprintd of ours and was sent away"
+    assert caplog.messages == [told]
+
+
+def test_its_version_is_that_of_the_code_that_runs(line, monkeypatch):
+    ours, _end = _ordered(line, _order())
+    real = importlib.metadata.version("bitcoin-sprint")
+    monkeypatch.setattr(importlib.metadata, "version", lambda _name: "9.9")  # it was upgraded
+    ours.sendall(encode(Inquiry()))
+    assert _heard(ours, Identity).version == real
+
+
+@contextlib.contextmanager
+def _full_descriptor_table():
+    """Take every descriptor that this process may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512), hard))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.eventfd(0, os.EFD_CLOEXEC))
+        yield
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("lock")
+def test_a_process_without_a_descriptor_left_is_adopted_again_and_again(line, monkeypatch):
+    outputs = []
+
+    def close(given):
+        outputs.append(len(given))
+        for descriptor in given:
+            os.close(descriptor)
+
+    monkeypatch.setattr(child_end, "_write_to", close)
+    order = _order(stays=True)
+    ours, end = _ordered(line, order)
+    end.say_ready()
+    taken = []
+    end.on_reload(taken.append)
+    callers = [socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) for _ in range(3)]
+    with _full_descriptor_table():
+        ours.close()
+        for count, caller in enumerate(callers, 1):
+            caller.settimeout(20)
+            caller.connect(address_of(order.config.instance, order.role))
+            caller.sendall(encode(Inquiry()))
+            assert msgspec.json.decode(caller.recv(4096), type=Identity).ready
+            socket.send_fds(caller, [encode(Adoption(order.config))], [1, 2])
+            _eventually(lambda count=count: len(taken) == count)
+            caller.close()
+    assert [count for count in outputs if count] == [2, 2, 2]
 
 
 def test_where_the_address_is_taken_the_process_goes_with_its_supervisor(line, terms, caplog):

@@ -4,7 +4,6 @@ import asyncio
 import ctypes
 import os
 import signal
-import socket
 from pathlib import Path
 
 import pytest
@@ -43,9 +42,7 @@ class _Born:
 
 
 async def _bear(spawner, role="relay-enterprise"):
-    ours, theirs = socket.socketpair()
-    with theirs:
-        return _Born(await spawner.spawn(role, theirs), ours)
+    return _Born(*await spawner.spawn(role))
 
 
 async def _named(born):
@@ -104,6 +101,48 @@ async def test_a_nurserys_death_costs_nothing_but_another_nursery(spawner):
     assert (await first.end(), await second.end()) == (1, 1)
 
 
+async def test_what_a_killed_nursery_bore_and_did_not_tell_of_ends(spawner, monkeypatch):
+    real, untold = spawner._exchange, []
+
+    async def die_untold(role, line):
+        reply = await real(role, line)
+        if untold:
+            return reply
+        untold.append(reply)
+        os.kill(spawner._nursery.pid, signal.SIGKILL)
+        return None
+
+    monkeypatch.setattr(spawner, "_exchange", die_untold)
+    born = await _named(await _bear(spawner))
+    async with asyncio.timeout(20):
+        while Path(f"/proc/{untold[0]}").exists():  # not even as a zombie
+            spawner.tidy()
+            await asyncio.sleep(0.01)
+    assert born.handle.running
+    assert await born.end() == 1
+
+
+async def test_tidying_reaps_nobody_whose_end_is_awaited(spawner):
+    born = await _bear(spawner)
+    born.handle.kill()
+    while _stat(born.pid)[1][0] != "Z":
+        os.sched_yield()
+    spawner.tidy()
+    assert await born.end() == -signal.SIGKILL
+
+
+async def test_tidying_reaps_a_dead_nursery(spawner):
+    born = await _bear(spawner)
+    pid = spawner._nursery.pid
+    os.kill(pid, signal.SIGKILL)
+    async with asyncio.timeout(20):
+        while Path(f"/proc/{pid}").exists():
+            spawner.tidy()
+            await asyncio.sleep(0.01)
+    assert await born.end() == 1
+    assert await (await _bear(spawner)).end() == 1
+
+
 async def test_a_killed_process_tells_its_signal(spawner):
     born = await _bear(spawner)
     born.handle.kill()
@@ -117,13 +156,11 @@ async def test_cancelled_it_leaves_no_process_behind(spawner, hangs):
     await (await _bear(spawner)).end()
     if hangs:
         os.kill(spawner._nursery.pid, signal.SIGSTOP)
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        starting = asyncio.create_task(spawner.spawn("ingest", theirs))
-        await asyncio.sleep(0)
-        starting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await starting
+    starting = asyncio.create_task(spawner.spawn("ingest"))
+    await asyncio.sleep(0)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
     await spawner.close()
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     assert not [pid for pid in children if b"sprintd" in _command(pid)]

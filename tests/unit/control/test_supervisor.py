@@ -2,7 +2,6 @@
 
 import asyncio
 import errno
-import importlib.metadata
 import logging
 import os
 import signal
@@ -16,8 +15,16 @@ import psutil
 import pytest
 
 from bitcoin_sprint.config import load
-from bitcoin_sprint.control import adoption
-from bitcoin_sprint.control.channel import Identity, Peer, address_of, encode
+from bitcoin_sprint.control import adoption, supervisor
+from bitcoin_sprint.control.channel import (
+    VERSION,
+    Identity,
+    Inquiry,
+    Peer,
+    SupervisorEnd,
+    address_of,
+    encode,
+)
 from bitcoin_sprint.control.charge import StartFailed
 from bitcoin_sprint.control.process_handle import ProcessHandle
 from bitcoin_sprint.control.roles import stages
@@ -72,16 +79,21 @@ class Scripts:
     def prepare(self):
         pass
 
-    async def spawn(self, role, line):
+    async def spawn(self, role):
         code = self.given.get(role, _SERVE)
-        started = subprocess.Popen(
-            [sys.executable, "-c", code, role, str(line.fileno()), str(self.folder)],
-            pass_fds=[line.fileno()],
-            process_group=0,
-        )
+        ours, line = socket.socketpair()
+        with line:
+            started = subprocess.Popen(
+                [sys.executable, "-c", code, role, str(line.fileno()), str(self.folder)],
+                pass_fds=[line.fileno()],
+                process_group=0,
+            )
         started.returncode = 0  # the handle reaps it
         self.spawned.append(started.pid)
-        return ProcessHandle(started.pid)
+        return ProcessHandle(started.pid), ours
+
+    def tidy(self):
+        pass
 
     async def close(self):
         pass
@@ -326,16 +338,16 @@ class _Killed:
 
     @staticmethod
     async def make(config, scripts):
-        supervisor = Supervisor(config, stays=True, spawner=scripts)
-        await supervisor.start()
-        for task in supervisor._tasks:
+        killed = Supervisor(config, stays=True, spawner=scripts)
+        await killed.start()
+        for task in killed._tasks:
             task.cancel()
-        await asyncio.gather(*supervisor._tasks, return_exceptions=True)
-        for charge in supervisor.charges.values():
+        await asyncio.gather(*killed._tasks, return_exceptions=True)
+        for charge in killed.charges.values():
             charge.close()
             charge.process.release()
-        supervisor._counters.close(unlink=False)
-        return supervisor
+        killed._counters.close(unlink=False)
+        return killed
 
 
 async def test_the_processes_of_a_killed_supervisor_are_adopted(instance, scripts, tmp_path):
@@ -404,12 +416,11 @@ async def test_a_process_of_another_version_is_replaced(
 ):
     config = _config(instance)
     await _Killed.make(config, scripts)
-    real = importlib.metadata.version("bitcoin-sprint")
-    monkeypatch.setattr(importlib.metadata, "version", lambda _name: "9.9")
+    monkeypatch.setattr(supervisor, "VERSION", "9.9")
     running = Supervisor(config, stays=True, spawner=scripts)
     await running.start()
     assert (_starts(tmp_path, "ingest"), _starts(tmp_path, "relay-turbo")) == (2, 2)
-    why = f"of a killed sprintd runs version {real}, this is 9.9 and is ended"
+    why = f"of a killed sprintd runs version {VERSION}, this is 9.9 and is ended"
     assert {f"ingest {why}", f"relay-turbo {why}"} <= set(caplog.messages)
     await running.stop()
 
@@ -428,6 +439,51 @@ async def test_a_process_that_does_not_answer_is_replaced(
     assert "ingest of a killed sprintd does not answer and is ended" in caplog.messages
     assert _starts(tmp_path, "ingest") == 2
     await running.stop()
+
+
+async def test_a_process_that_hangs_up_and_stays_is_replaced_too(
+    instance, scripts, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(adoption, "_ANSWER_S", 0.3)
+    config = _config(instance)
+    await _Killed.make(config, scripts)
+    real = SupervisorEnd.send
+
+    async def send(self, message):
+        """As to a process of a version whose words are others."""
+        if isinstance(message, Inquiry):
+            await asyncio.get_running_loop().sock_sendall(self._socket, b"what?\n")
+            return True
+        return await real(self, message)
+
+    monkeypatch.setattr(SupervisorEnd, "send", send)
+    running = Supervisor(config, stays=True, spawner=scripts)
+    await running.start()
+    assert (_starts(tmp_path, "ingest"), _starts(tmp_path, "relay-turbo")) == (2, 2)
+    assert "ingest of a killed sprintd does not answer and is ended" in caplog.messages
+    await running.stop()
+
+
+async def test_a_stop_while_it_adopts_ends_who_is_found(instance, scripts, monkeypatch):
+    config = _config(instance)
+    killed = await _Killed.make(config, scripts)
+    real, asked = adoption.find, asyncio.Event()
+
+    async def find(*arguments):
+        asked.set()
+        return await real(*arguments)
+
+    monkeypatch.setattr(adoption, "find", find)
+    running = Supervisor(config, stays=True, spawner=scripts)
+    starting = asyncio.create_task(running.start())
+    await asked.wait()
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    for charge in killed.charges.values():
+        assert charge.process.pid in scripts.spawned
+        assert not Path(f"/proc/{charge.process.pid}").exists()
+    assert len(scripts.spawned) == len(killed.charges)
 
 
 async def test_who_is_not_whom_he_should_be_is_left_alone(instance, scripts, caplog):
