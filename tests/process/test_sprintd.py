@@ -7,7 +7,9 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
+import psutil
 import pytest
 from engines import Engine, stream_address
 
@@ -30,6 +32,13 @@ def _wait(condition, seconds=60.0):
     while not condition():
         assert time.monotonic() < deadline, "it never came true"
         time.sleep(0.02)
+
+
+def _children(pid):
+    try:
+        return psutil.Process(pid).children()
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _figure(instance, process, name):
@@ -237,7 +246,14 @@ def test_systemd_is_told_of_start_life_reload_and_stop(instance, tmp_path):
 def test_a_second_engine_of_the_same_name_is_refused(instance):
     with Engine(instance, tier="free").start().ready() as engine:
         with Engine(instance, tier="free") as second:
-            assert second.start().wait() == 3
+            second.start()
+            nursery = []
+            while second.process.poll() is None:
+                nursery = nursery or _children(second.process.pid)
+                time.sleep(0.005)
+            assert second.wait() == 3
+            assert nursery
+            assert not [child for child in nursery if child.is_running()]
             (event,) = [each for each in second.events() if each["level"] == "error"]
             assert instance in event["message"]
             engine.ready()
@@ -258,6 +274,39 @@ def test_a_taken_port_ends_it_with_one_clear_line(instance):
             assert str(port) in errors[0]["message"]
             assert "Traceback" not in engine.log()
             del engine.keys["relay.tiers.turbo.stream_port"]
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_with_its_outputs_closed_it_starts_stops_and_fails_as_ever(instance, taken):
+    with socket.create_server(("127.0.0.1", 0)) as server, Engine(instance, tier="turbo") as engine:
+        key = "relay.tiers.turbo.stream_port"
+        given = engine.keys[key]
+        if taken:
+            engine.keys[key] = server.getsockname()[1]
+        installed = Path(sys.executable).parent / "sprintd"
+        script = f'shift 3; exec {installed} "$@" <&- >&- 2>&-'
+        engine.launcher = ["bash", "-c", script, "without outputs"]
+        engine.start()
+        if not taken:
+            engine.ready()
+        assert (engine.wait() if taken else engine.stop()) == (3 if taken else 0)
+        engine.keys[key] = given
+
+
+def test_a_hangup_while_it_loads_is_obeyed_once_it_serves(instance, tmp_path):
+    marks = tmp_path / "sitecustomize.py"
+    # Hangs itself up when the module named is loaded: sprintd is still loading its own.
+    marks.write_text(
+        "import os, signal, sys\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'bitcoin_sprint.control.service':\n"
+        "            os.kill(os.getpid(), signal.SIGHUP)\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+    )
+    with Engine(instance, tier="free").start({"PYTHONPATH": str(tmp_path)}) as engine:
+        engine.until(lambda: "configuration reloaded" in engine.log())
+        assert engine.stop() == 0
 
 
 def test_a_wrong_value_ends_it_with_one_clear_line():

@@ -57,9 +57,11 @@ class Inquiry(msgspec.Struct, frozen=True, tag="inquiry"):
 
 class Adoption(msgspec.Struct, frozen=True, tag="adoption"):
     """A supervisor's word that it keeps a process. ``config`` as for ``Reload``; with it come the
-    supervisor's own output and error output: where the old one's led, nobody may be listening."""
+    supervisor's own output and error output: where the old one's led, nobody may be listening.
+    ``journal_stream``: what its service manager says of them, its JOURNAL_STREAM."""
 
     config: Config
+    journal_stream: str = ""
 
 
 class Reload(msgspec.Struct, frozen=True, tag="reload"):
@@ -150,9 +152,9 @@ class SupervisorEnd:
 
     def adopt(self, config: Config) -> None:
         """Tell a process that it is ours now, and give it our outputs."""
-        outputs = [1, 2]
-        with contextlib.suppress(OSError):  # it is gone, or an output of ours is closed
-            socket.send_fds(self._socket, [encode(Adoption(config))], outputs)
+        message = encode(Adoption(config, os.environ.get("JOURNAL_STREAM", "")))
+        with contextlib.suppress(OSError):  # it is gone
+            socket.send_fds(self._socket, [message], [1, 2])
 
     async def receive(self) -> Reply | None:
         """Return the next reply; None when the process says nonsense. ConnectionError when it

@@ -222,6 +222,8 @@ class ChildEnd:
             self._send(self._identity())
         elif isinstance(message, Adoption | Reload):
             self._config = message.config
+            if isinstance(message, Adoption):
+                os.environ["JOURNAL_STREAM"] = message.journal_stream
             self._hold_spare()
             for take in self._reloads:
                 try:

@@ -39,6 +39,8 @@ def main(arguments: list[str]) -> int:
     """Load the rooms, then fork on demand until the line closes; return the exit code."""
     descriptor, *modules = arguments
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # A hangup is the supervisor's business, also where all processes of a unit are sent one.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     setproctitle("sprintd: nursery")
     try:
         for module in modules:
@@ -112,8 +114,9 @@ def _live(role: str, descriptor: int) -> NoReturn:
         code = child.main([role, str(descriptor)])
     finally:
         # The interpreter's own ways out belong to the nursery, whose frames are still below us.
-        logging.shutdown()
-        sys.stderr.flush()
+        with contextlib.suppress(Exception):  # standard error may lead to nobody any more
+            logging.shutdown()
+            sys.stderr.flush()
         os._exit(code)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from bitcoin_sprint.config import Config
@@ -21,19 +21,28 @@ _log = logging.getLogger(__name__)
 _TELL_S: Final = 1.0
 
 
-async def run(config: Config, load: Callable[[], Config], spawner: Spawner) -> None:
+async def run(
+    config: Config, load: Callable[[], Config], spawner: Spawner, hangups: Sequence[int] = ()
+) -> None:
     """Start the engine, wait for SIGTERM or SIGINT, and stop it. Raises what kept it from
     starting, once everything that had started is gone.
 
-    ``load`` reads the configuration anew, for SIGHUP; ``spawner`` starts the processes.
+    ``load`` reads the configuration anew, for SIGHUP; ``spawner`` starts the processes;
+    ``hangups``: the SIGHUPs that have come already, still to be obeyed.
     """
     stop, hangup = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, hangup.set)
+    if hangups:
+        hangup.set()
     manager = ServiceManager()
-    supervisor = Supervisor(config, stays=True, spawner=spawner)
+    try:
+        supervisor = Supervisor(config, stays=True, spawner=spawner)
+    except BaseException:
+        await spawner.close()
+        raise
     settling = Settling(supervisor.seat("sprintd"))
     settling.begin()
     starting = asyncio.create_task(supervisor.start())

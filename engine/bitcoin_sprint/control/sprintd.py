@@ -10,6 +10,7 @@ import argparse
 import importlib
 import importlib.metadata
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -44,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def load() -> Config:
         return loaded_config(parsed).config
 
+    hangups: list[int] = []  # those that come while we load are obeyed once we serve
+    signal.signal(signal.SIGHUP, lambda number, _frame: hangups.append(number))
     try:
         config = load()
     except SprintError as error:
@@ -54,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         spawner = NurserySpawner(rooms_of(stages(config)))
         spawner.prepare()
         service: Any = importlib.import_module("bitcoin_sprint.control.service")
-        uvloop.run(service.run(config, load, spawner))
+        uvloop.run(service.run(config, load, spawner, hangups))
     except SprintError as error:
         _log.error("%s", error)
         return error.exit_code

@@ -188,7 +188,10 @@ def test_another_supervisor_is_told_who_it_is_and_obeyed(line, terms):
 
 
 @pytest.mark.usefixtures("lock")
-def test_an_adopted_process_writes_where_its_new_supervisor_does(line, tmp_path, capfd):
+def test_an_adopted_process_writes_where_its_new_supervisor_does(
+    line, tmp_path, capfd, monkeypatch
+):
+    monkeypatch.setenv("JOURNAL_STREAM", "old")
     order = _order(stays=True)
     _ours, end = _ordered(line, order)
     end.say_ready()
@@ -197,7 +200,7 @@ def test_an_adopted_process_writes_where_its_new_supervisor_does(line, tmp_path,
     with _call(order) as caller, (tmp_path / "log").open("wb") as log, capfd.disabled():
         kept = [os.dup(fd) for fd in (1, 2)]
         try:
-            message = encode(Adoption(order.config))
+            message = encode(Adoption(order.config, "8:99"))
             socket.send_fds(caller, [message], [log.fileno(), log.fileno()])
             _eventually(lambda: taken)
             os.write(1, b"out ")
@@ -208,6 +211,7 @@ def test_an_adopted_process_writes_where_its_new_supervisor_does(line, tmp_path,
                 os.close(original)
     assert taken == [order.config]
     assert (tmp_path / "log").read_bytes() == b"out err"
+    assert os.environ["JOURNAL_STREAM"] == "8:99"
 
 
 @pytest.mark.usefixtures("terms")

@@ -92,6 +92,14 @@ async def test_the_nursery_forks_from_one_thread_whatever_it_has_loaded():
     await spawner.close()
 
 
+async def test_a_hangup_is_its_supervisors_business(spawner):
+    born = await _named(await _bear(spawner))
+    os.kill(spawner._nursery.pid, signal.SIGHUP)
+    os.kill(born.pid, signal.SIGHUP)
+    assert await born.end() == 1
+    assert await (await _bear(spawner)).end() == 1
+
+
 async def test_a_nurserys_death_costs_nothing_but_another_nursery(spawner):
     first = await _bear(spawner)
     os.kill(spawner._nursery.pid, signal.SIGKILL)
