@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bitcoin_sprint.chains import Network
-from bitcoin_sprint.errors import ConfigError
+from bitcoin_sprint.errors import ConfigError, HeaderRefused
 from bitcoin_sprint.ingest.block_files import (
     BlockFileError,
     ForeignNetwork,
@@ -29,6 +29,7 @@ from bitcoin_sprint.ingest.block_files import (
 from bitcoin_sprint.ingest.block_records import Fault
 from bitcoin_sprint.ingest.feed import Sink, Source, Stamps, Verdict
 from bitcoin_sprint.ingest.replay_order import Place, ReplayOrder, Turn
+from bitcoin_sprint.validate import check_header_alone
 
 LOG_INTERVAL_S: Final = 10.0
 LINES_MAX: Final = 5
@@ -41,6 +42,7 @@ class Pace:
     """When each block's turn is: ``speed`` times as fast as the blocks' own times say, 0: at once.
 
     Times of blocks may go back by two hours; here they stand still until they are caught up with.
+    None is a header that is damaged, whose time could lie a century ahead: nothing waits for it.
     """
 
     def __init__(self, speed: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -50,9 +52,9 @@ class Pace:
         self._first: int | None = None
         self._latest = 0
 
-    def delay_s(self, header_time: int) -> float:
+    def delay_s(self, header_time: int | None) -> float:
         """Seconds until the turn of the next block, whose header has ``header_time``."""
-        if not self._speed:
+        if not self._speed or header_time is None:
             return 0.0
         if self._first is None:
             self._first = self._latest = header_time
@@ -242,11 +244,10 @@ class ReplayFeed:
             self._progress.counts["damaged"] += 1
             self._warn("%s: the block at byte %d can't be read again: %s", place, error.strerror)
             return
-        delay_s = self._pace.delay_s(int.from_bytes(raw[68:72], "little"))
-        while delay_s > 0:
+        header_time = self._time_of(raw) if self._speed else None
+        while (delay_s := self._pace.delay_s(header_time)) > 0:
             await asyncio.sleep(min(delay_s, LOG_INTERVAL_S))
             self._log_now_and_then()
-            delay_s = self._pace.delay_s(0)
         now = time.time_ns()
         outcome = self._sink.on_block(self._source, raw, Stamps(0, now, now))
         counts = self._progress.counts
@@ -262,6 +263,14 @@ class ReplayFeed:
             )
         self._log_now_and_then()
         await asyncio.sleep(0)
+
+    def _time_of(self, raw: bytes | memoryview) -> int | None:
+        """Return a block's time; None where no work vouches for its header."""
+        try:
+            check_header_alone(raw[:80], self._network)
+        except HeaderRefused:
+            return None
+        return int.from_bytes(raw[68:72], "little")
 
     def _note_failure(self, error: BlockFileError) -> None:
         """Count a file that is none; of those of another network only the first has a line."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from pathlib import Path
 
@@ -89,6 +90,14 @@ def test_a_path_that_is_not_there_is_a_configuration_error(tmp_path: Path) -> No
         ReplayFeed(NodeSink(REGTEST), FILES, REGTEST, [tmp_path])
 
 
+def sha256d(data: bytes) -> bytes:
+    return hashlib.sha256(hashlib.sha256(data).digest()).digest()
+
+
+def time_of(block: SimBlock) -> int:
+    return int.from_bytes(block.raw[68:72], "little")
+
+
 class Clock:
     """Time that passes when somebody sleeps."""
 
@@ -134,6 +143,20 @@ async def test_blocks_come_at_the_pace_of_their_times(
     await feed.run()
     assert times == pytest.approx([1_007 + seconds for seconds in expected])
     assert feed.snapshot()["progress"]["elapsed_ms"] == round(1_000 * expected[-1])
+
+
+async def test_a_damaged_time_holds_nothing_up(tmp_path: Path, clock: Clock) -> None:
+    damaged = bytearray(BLOCKS[1].raw)
+    damaged[71] ^= 0x80  # 68 years later
+    while sha256d(damaged[:80])[-1] < 0x80:  # regtest's target is so easy that damage may meet it
+        damaged[76] += 1
+    (tmp_path / "a").write_bytes(framed(BLOCKS[0].raw, bytes(damaged), BLOCKS[1].raw))
+    feed = ReplayFeed(NodeSink(REGTEST), FILES, REGTEST, [tmp_path], speed=60.0, clock=clock)
+    await feed.run()
+    progress = feed.snapshot()["progress"]
+    assert progress["accepted"] == 2
+    assert progress["refused"] == 1
+    assert clock.now - 1_000 == pytest.approx((time_of(BLOCKS[1]) - time_of(BLOCKS[0])) / 60)
 
 
 async def test_progress_is_in_the_log_now_and_then_and_counts_within_a_file(
