@@ -15,7 +15,8 @@ _HOST_BYTES_MAX: Final = 253
 _PORT: Final = re.compile("[0-9]{1,5}")
 _PORT_MAX: Final = 65_535
 _UNIX_PATH_BYTES_MAX: Final = 107
-_CREDENTIALS: Final = re.compile(r"(?<=//)[^/@\s]*(?=@)")
+# Up to the last @: a password may hold any character, / and @ too, where it should not.
+_CREDENTIALS: Final = re.compile(r"(?<=(?<!ipc:)//).*(?=@)", re.DOTALL)
 
 
 def check_host(host: str) -> None:

@@ -384,3 +384,15 @@ def test_a_dotenv_that_cannot_be_read_is_refused_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "read_text", refusing)
     with pytest.raises(ConfigError, match=r"\.env: cannot be read: Permission denied"):
         load(None, None, {}, dotenv)
+
+
+@pytest.mark.parametrize("password", ["sesame", "ses/ame", "ses@ame", "s/e@s ame", "s'esame\""])
+def test_no_error_shows_a_password_whatever_is_in_it(password):
+    nodes = [{"addresses": ["tcp://h:1"], "rpc_url": f"http://me:{password}@h:0"}]
+    with pytest.raises(ConfigError, match="rpc_url") as refused:
+        load(None, {"ingest.zmq": nodes})
+    assert "ame" not in str(refused.value)
+    assert "@h:0" in str(refused.value)
+    with pytest.raises(ConfigError) as refused:
+        load(None, {"ingest.zmq": [*nodes, {"addresses": 3}]})
+    assert "ame" not in str(refused.value).replace("name", "")
