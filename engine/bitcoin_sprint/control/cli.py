@@ -45,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ):
         command.add(commands)
     parsed = parser.parse_args(arguments)
+    if sys.stdout is None:
+        print("sprint: standard output is closed: there is nowhere to write to", file=sys.stderr)
+        return SprintError.exit_code
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may know no µ
     try:

@@ -44,6 +44,14 @@ def add_command(
     return parser
 
 
+def real_number(text: str) -> float:
+    """Return a number, for argparse."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text[:64]!r}: must be a number") from None
+
+
 def instance_name(text: str) -> str:
     """Return ``text`` where it can be an engine's name, for argparse."""
     if not re.fullmatch(INSTANCE_PATTERN, text):

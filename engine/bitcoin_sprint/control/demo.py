@@ -25,7 +25,7 @@ from rich.table import Table
 
 from bitcoin_sprint.config import Config, load
 from bitcoin_sprint.control import logs
-from bitcoin_sprint.control.commands import Subparsers, add_command, print_json
+from bitcoin_sprint.control.commands import Subparsers, add_command, print_json, real_number
 from bitcoin_sprint.control.demo_figures import Figures, figures_of, read_figures
 from bitcoin_sprint.control.status import read_snapshot
 from bitcoin_sprint.control.supervisor import Supervisor
@@ -59,7 +59,7 @@ def add(commands: Subparsers) -> None:
 
 def _seconds(text: str) -> float:
     """Return a time to run, for argparse."""
-    seconds = float(text)
+    seconds = real_number(text)
     if not 0 < seconds < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r}: must be more than 0")
     return seconds

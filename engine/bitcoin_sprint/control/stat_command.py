@@ -20,6 +20,7 @@ from bitcoin_sprint.control.commands import (
     add_command,
     add_instance_option,
     print_json,
+    real_number,
     screen,
     table,
 )
@@ -75,7 +76,7 @@ def add(commands: Subparsers) -> None:
 
 def _seconds(text: str) -> float:
     """Return a time between looks, for argparse."""
-    seconds = float(text)
+    seconds = real_number(text)
     if not math.isfinite(seconds) or not _INTERVAL_S_MIN <= seconds <= _INTERVAL_S_MAX:
         raise argparse.ArgumentTypeError(
             f"{text!r}: must be {_INTERVAL_S_MIN:g} to {_INTERVAL_S_MAX:g}"

@@ -18,6 +18,7 @@ from bitcoin_sprint.control.commands import (
     add_command,
     add_instance_option,
     print_json,
+    real_number,
 )
 from bitcoin_sprint.errors import Closed, ConfigError, FeedTimeout, NotRunningError
 from bitcoin_sprint.frames import Flag, Kind, Level
@@ -27,6 +28,7 @@ from bitcoin_sprint.ring import Ring
 _LOOK_S: Final = 0.25
 """How often a quiet source is asked whether it lives."""
 _CONNECT_S: Final = 3.0
+_COUNT_DIGITS_MAX: Final = 18
 _FULL_COLUMNS: Final = 150
 _SHORT_COLUMNS: Final = 60
 
@@ -64,15 +66,14 @@ def add(commands: Subparsers) -> None:
 
 def _count(text: str) -> int:
     """Return a number of frames, for argparse."""
-    count = int(text)
-    if count < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: must be 1 or more")
-    return count
+    if not text.isdecimal() or len(text) > _COUNT_DIGITS_MAX or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text[:64]!r}: must be a whole number, 1 or more")
+    return int(text)
 
 
 def _seconds(text: str) -> float:
     """Return a time to wait, for argparse."""
-    seconds = float(text)
+    seconds = real_number(text)
     if not 0 < seconds < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r}: must be more than 0")
     return seconds
@@ -82,12 +83,16 @@ def run(arguments: argparse.Namespace) -> int:
     """Run ``sprint tail``; NotRunningError when there is no ring, or its engine ended;
     FeedTimeout when nothing came within ``--timeout``."""
     rows = _stream(arguments) if arguments.connect else _ring(arguments)
-    for number, row in enumerate(_patiently(rows, arguments), 1):
+    lost = 0
+    for count, row in enumerate(_patiently(rows, arguments), 1):
         if arguments.json:
             print_json(row)
         else:
+            if row["lost"] > lost:
+                print(f"-- lost: {row['lost'] - lost:,}", flush=True)
             print(_line(row, _columns()), flush=True)
-        if number == arguments.count:
+        lost = row["lost"]
+        if count == arguments.count:
             break
     return 0
 

@@ -2,16 +2,30 @@
 
 import pytest
 
-from bitcoin_sprint.control import cli
+from bitcoin_sprint.control import cli, tail_command
 from bitcoin_sprint.control.tail_command import _line
 
 
-@pytest.mark.parametrize("option", [["--count", "0"], ["--timeout", "0"], ["--timeout", "nan"]])
-def test_a_bound_that_is_none_is_a_usage_error(option, capsys):
+@pytest.mark.parametrize(
+    ("command", "option", "value"),
+    [
+        ("tail", "--count", "0"),
+        ("tail", "--count", "many"),
+        ("tail", "--timeout", "0"),
+        ("tail", "--timeout", "nan"),
+        ("tail", "--timeout", "soon"),
+        ("stat", "--interval", "often"),
+        ("demo", "--seconds", "some"),
+    ],
+)
+def test_a_bound_that_is_none_is_a_usage_error(command, option, value, capsys):
     with pytest.raises(SystemExit) as ended:
-        cli.main(["tail", *option])
+        cli.main([command, option, value])
     assert ended.value.code == 2
-    assert option[0] in capsys.readouterr().err
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert option in line
+    assert repr(value) in line
+    assert "must be" in line
 
 
 @pytest.mark.parametrize(
@@ -50,3 +64,24 @@ def test_a_line_fits_the_terminal_and_begins_with_the_time(columns):
         assert row["hash"] in line
     else:
         assert len(line) <= columns
+
+
+def test_what_was_lost_is_told_where_it_is_missing(monkeypatch, capsys):
+    row = {"kind": "TX", "height": -1, "level": "unverified", "flags": [], "hash": "ab" * 32}
+    row |= {"bytes": 80, "publish_ns": 0}
+    rows = [row | {"sequence": sequence, "lost": lost} for sequence, lost in
+            ((1, 0), (2, 0), (1_503, 1_500), (1_504, 1_500), (1_506, 1_501))]  # fmt: skip
+    monkeypatch.setattr(tail_command, "_ring", lambda _: iter(rows))
+    assert cli.main(["tail"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [number for number, line in enumerate(lines) if line.startswith("--")] == [2, 5]
+    assert lines[2] == "-- lost: 1,500"
+    assert lines[5] == "-- lost: 1"
+
+
+def test_without_a_standard_output_there_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdout", None)
+    assert cli.main(["config", "show"]) == 1
+    assert capsys.readouterr().err == (
+        "sprint: standard output is closed: there is nowhere to write to\n"
+    )
