@@ -223,7 +223,7 @@ class ChildEnd:
         elif isinstance(message, Adoption | Reload):
             self._config = message.config
             if isinstance(message, Adoption):
-                os.environ["JOURNAL_STREAM"] = message.journal_stream
+                _note_journal(message.journal_stream)
             self._hold_spare()
             for take in self._reloads:
                 try:
@@ -306,6 +306,13 @@ class ChildEnd:
         with self._sending, contextlib.suppress(OSError):
             if self._line is not None:
                 self._line.sendall(encode(reply))
+
+
+def _note_journal(stream: str) -> None:
+    """Take over what the service manager says of our outputs; where nothing changes the
+    environment stays untouched, for other threads read it."""
+    if os.environ.get("JOURNAL_STREAM", "") != stream:
+        os.environ["JOURNAL_STREAM"] = stream
 
 
 def _write_to(outputs: list[int]) -> None:
