@@ -26,6 +26,8 @@ from bitcoin_sprint.errors import HostError
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _ATTEMPTS: Final = 2
 _GOODBYE_S: Final = 0.5
+_FORK_S: Final = 3.0
+"""A nursery that has loaded and takes longer than that to fork hangs; to load may take its time."""
 
 
 class Spawner(Protocol):
@@ -57,6 +59,7 @@ class NurserySpawner:
         self._line: socket.socket | None = None
         self._turn = asyncio.Lock()
         self._wanted = True
+        self._loaded = False
 
     def prepare(self) -> None:
         """Have a nursery load in the background. Raises HostError."""
@@ -165,28 +168,31 @@ class NurserySpawner:
         raise HostError(f"{role}: the nursery, which starts processes, dies before it can")
 
     async def _exchange(self, role: str, line: socket.socket) -> int | None:
-        """Return the nursery's reply; None when it died."""
+        """Return the nursery's reply; None when it died or hangs."""
         assert self._line is not None
         ours, loop = self._line, asyncio.get_running_loop()
         received = b""
         with contextlib.suppress(OSError):
             socket.send_fds(ours, [f"{role}\n".encode()], [line.fileno()])
-            while len(received) < REPLY.size:
-                piece = await loop.sock_recv(ours, REPLY.size - len(received))
-                if not piece:
-                    return None
-                received += piece
+            async with asyncio.timeout(_FORK_S if self._loaded else None):
+                while len(received) < REPLY.size:
+                    piece = await loop.sock_recv(ours, REPLY.size - len(received))
+                    if not piece:
+                        return None
+                    received += piece
+            self._loaded = True
             return int(REPLY.unpack(received)[0])
         return None
 
     def _discard(self) -> None:
-        """Give up a nursery that died."""
+        """Give up a nursery that died or hangs."""
         if self._nursery is not None:
             self._nursery.kill()
             self._nursery.wait()
         if self._line is not None:
             self._line.close()
         self._nursery = self._line = None
+        self._loaded = False
 
 
 def _become_subreaper() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bitcoin_sprint.config import load
+from bitcoin_sprint.control import spawner as spawner_module
 from bitcoin_sprint.control.roles import rooms_of, stages
 from bitcoin_sprint.control.spawner import NurserySpawner
 from bitcoin_sprint.errors import HostError
@@ -106,6 +107,16 @@ async def test_a_nurserys_death_costs_nothing_but_another_nursery(spawner):
     second = await _bear(spawner)
     assert first.handle.running
     assert int(_stat(second.pid)[1][1]) == os.getpid()
+    assert (await first.end(), await second.end()) == (1, 1)
+
+
+async def test_a_nursery_that_hangs_is_replaced(spawner, monkeypatch):
+    monkeypatch.setattr(spawner_module, "_FORK_S", 0.3)
+    first, hanging = await _bear(spawner), spawner._nursery.pid
+    os.kill(hanging, signal.SIGSTOP)
+    async with asyncio.timeout(20):
+        second = await _bear(spawner)
+    assert not Path(f"/proc/{hanging}").exists()
     assert (await first.end(), await second.end()) == (1, 1)
 
 
