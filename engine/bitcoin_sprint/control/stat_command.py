@@ -13,6 +13,8 @@ from typing import Any, Final
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.segment import SegmentLines
+from rich.text import Text
 
 from bitcoin_sprint.control.commands import (
     Cell,
@@ -99,7 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     with Live(console=console, auto_refresh=False) as live:
         for look in looks:
-            live.update(_drawn(look, console), refresh=True)
+            live.update(_fitted(_drawn(look, console), console), refresh=True)
     return 0
 
 
@@ -223,3 +225,15 @@ def _drawn(look: Sequence[dict[str, Any]], console: Console) -> Group:
         columns = ["count", "min", *(f"p{percent:g}" for percent in _PERCENTILES), "max", "mean"]
         parts.append(table(console, [measured, *columns], times))
     return Group(*parts)
+
+
+def _fitted(drawn: Group, console: Console) -> Group:
+    """Return as much as the terminal has lines for, and below how to see the rest."""
+    lines = console.render_lines(drawn, pad=False)
+    if len(lines) <= console.height:
+        return drawn
+    hint = "… {} more lines: name processes, or --name PATTERN, or --once"
+    hint_lines = len(Text(hint.format(len(lines))).wrap(console, console.width))
+    room = max(0, console.height - hint_lines)
+    rest = Text(hint.format(len(lines) - room), style="dim")
+    return Group(SegmentLines(lines[:room], new_lines=True), rest)

@@ -1,14 +1,18 @@
 """``sprint stat``: what it makes of counters that come, go, or can't be read."""
 
 import argparse
+import io
 import json
 import os
 import subprocess
 import sys
 
 import pytest
+from rich.console import Console, Group
+from rich.text import Text
 
 from bitcoin_sprint.control import cli, leftovers, stat_command
+from bitcoin_sprint.control.stat_command import _fitted
 from bitcoin_sprint.errors import HostError
 from bitcoin_sprint.metrics import Counters, CountersView
 from bitcoin_sprint.metrics.layout import HEADER_BYTES
@@ -123,3 +127,17 @@ def test_an_interval_that_is_none_is_a_usage_error(seconds, capsys):
         cli.main(["stat", "--interval", seconds])
     assert ended.value.code == 2
     assert "--interval" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("columns", "lines"), [(40, 24), (80, 24), (200, 50), (80, 3)])
+def test_a_screen_too_low_says_how_to_see_the_rest(columns, lines):
+    console = Console(width=columns, height=lines, file=io.StringIO())
+    drawn = Group(*(Text(f"figure {number}") for number in range(300)))
+    shown = console.render_lines(_fitted(drawn, console), pad=False)
+    assert len(shown) <= lines
+    text = " ".join("".join(part.text for part in line).strip() for line in shown)
+    seen = text.count("figure ")
+    assert f"… {300 - seen} more lines: name processes, or --name PATTERN, or --once" in text
+    assert seen >= lines - 3
+    few = Group(Text("figure 0"))
+    assert _fitted(few, console) is few
