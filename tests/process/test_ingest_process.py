@@ -123,13 +123,17 @@ async def test_a_second_ingest_of_an_instance_is_refused(tmp_path: Path) -> None
         assert await engine.end(signal.SIGTERM) == 0
 
 
-async def test_a_data_folder_that_cannot_be_made_is_told_of(tmp_path: Path) -> None:
+async def test_a_data_folder_that_cannot_be_made_is_told_of_and_gone_without(
+    tmp_path: Path,
+) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
-    engine = Engine(blocked / "below")
-    process = await engine.spawn()
-    assert process.stderr is not None
-    error = (await process.stderr.read()).decode()
-    assert await process.wait() == 3
-    assert "data_dir" in error
-    assert engine.left_behind() == []
+    async with running(blocked / "below") as engine:
+        assert await engine.end(signal.SIGTERM) == 0
+        assert engine.process is not None
+        assert engine.process.stderr is not None
+        async with asyncio.timeout(10):
+            told = (await engine.process.stderr.read()).decode()
+        assert "data_dir" in told
+        assert "Traceback" not in told
+        assert engine.left_behind() == []
