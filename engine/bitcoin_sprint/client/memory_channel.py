@@ -33,7 +33,7 @@ class MemoryChannel:
             return None
         try:
             return cls._attach(welcome)
-        except SprintError as error:
+        except (SprintError, ValueError) as error:  # a server may name what can be no instance
             _log.warning("no memory channel: %s; the standard relay goes on", error)
             return None
 

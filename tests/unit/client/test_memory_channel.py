@@ -45,6 +45,8 @@ def test_where_none_is_offered_the_relay_goes_on_and_a_warning_says_so(rings, ca
         ({"memory_instance": "on-another-host"}, "on-another-host"),
         ({"memory_directory": "/nowhere"}, "/nowhere"),
         ({"session": 1}, "is another engine"),
+        ({"memory_instance": "../main"}, "instance '../main'"),
+        ({"memory_instance": "a\0b"}, "instance"),
     ],
 )
 def test_an_offer_that_leads_nowhere_is_a_warning(rings, caplog, changes, why):
