@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from ingest_engine import Engine, follow, running
+from ingest_engine import follow, running
 
 from bitcoin_sprint.config import load
 from bitcoin_sprint.ingest.simulator.node import SimNode

@@ -96,13 +96,7 @@ class Worker:
             [feed.window for feed in self._feeds],
             self._epoll,
             self._figures.relay_times,
-            StreamOptions(
-                network=options.network,
-                memory_instance=options.instance if options.memory_channel else "",
-                memory_directory=str(options.ring_directory or "")
-                if options.memory_channel
-                else "",
-            ),
+            _stream_options(options),
             on_block=self._block_log.note if self._block_log else None,
             on_short=self._run_short,
         )
