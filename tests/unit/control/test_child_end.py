@@ -248,10 +248,14 @@ def test_its_version_is_that_of_the_code_that_runs(line, monkeypatch):
 
 @contextlib.contextmanager
 def _full_descriptor_table():
-    """Take every descriptor that this process may have."""
+    """Take every descriptor that this process may have.
+
+    The limit stands above all that are open: one that is let go of below it can be had again.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     taken = []
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512), hard))
+    highest = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, highest + 32), hard))
     try:
         with contextlib.suppress(OSError):
             while True:
